@@ -1,0 +1,185 @@
+"""Blocking calls over the async core: one background event loop, usable from scripts and notebooks.
+
+`run_sync` runs a coroutine on a loop of our own in a daemon thread, so it works where a loop is
+already running. While it waits, the calling thread does what the coroutine asks of it
+(`in_caller`): printing and asking a human belong to the thread that called, where Ctrl-C arrives and
+notebooks route output. Ctrl-C cancels the coroutine and waits until it has cleaned up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+_Job = Callable[[], None]
+_INBOX: contextvars.ContextVar[queue.SimpleQueue[_Job | None] | None] = contextvars.ContextVar(
+    "codecell_caller", default=None
+)
+CLEANUP_TIME = 10.0
+
+
+class _Background:
+    """The process's loop thread, started at the first blocking call and again after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            alive = self._thread is not None and self._thread.is_alive() and self._pid == os.getpid()
+            if self._loop is None or not alive:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="codecell", daemon=True)
+                self._pid = os.getpid()
+                self._thread.start()
+            if threading.current_thread() is self._thread:
+                raise RuntimeError(
+                    "a blocking call inside Codecell's own event loop would wait for itself: use the async form"
+                )
+            return self._loop
+
+
+_BACKGROUND = _Background()
+
+
+def run_sync(make: Callable[[], Awaitable[T]]) -> T:
+    """Run what `make` returns on the background loop and wait for it.
+
+    Raises:
+        RuntimeError: called from a coroutine that itself runs on the background loop.
+    """
+    loop = _BACKGROUND.loop()
+    inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    context = contextvars.copy_context()
+    context.run(_INBOX.set, inbox)
+    done: Future[T] = Future()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        try:
+            done.set_result(await make())
+        except asyncio.CancelledError:
+            done.cancel()
+            done.set_running_or_notify_cancel()
+        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, whatever it is
+            done.set_exception(error)
+        finally:
+            inbox.put(None)
+
+    def start() -> None:
+        tasks.append(loop.create_task(work(), context=context))
+
+    loop.call_soon_threadsafe(start)
+    try:
+        while (job := inbox.get()) is not None:
+            job()
+    except BaseException:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+        _drain(inbox, done)
+        raise
+    try:
+        return done.result()
+    except CancelledError:
+        raise asyncio.CancelledError from None
+
+
+def _drain(inbox: queue.SimpleQueue[_Job | None], done: Future[Any]) -> None:
+    """Wait for the cancelled work to clean up; what it still wants printed is dropped."""
+    try:
+        while inbox.get(timeout=CLEANUP_TIME) is not None:
+            pass
+    except queue.Empty:
+        return
+
+
+def post(function: Callable[[], None]) -> None:
+    """Have the blocking caller's thread call `function` (in order); without one, call it here."""
+    inbox = _INBOX.get()
+    if inbox is None:
+        function()
+    else:
+        inbox.put(function)
+
+
+async def in_caller(function: Callable[[], T]) -> T:
+    """Call `function`, which may block, on the blocking caller's thread, else on a worker thread."""
+    inbox = _INBOX.get()
+    if inbox is None:
+        return await asyncio.to_thread(function)
+    answer: Future[T] = Future()
+
+    def job() -> None:
+        try:
+            answer.set_result(function())
+        except Exception as error:  # noqa: BLE001 - handed back to the coroutine
+            answer.set_exception(error)
+
+    inbox.put(job)
+    return await asyncio.wrap_future(answer)
+
+
+async def call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's function, sync or async. A sync one runs on a worker thread, where it may make
+    blocking calls itself."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    value = await asyncio.to_thread(_without_inbox, function, args)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _without_inbox(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return function(*args)
+
+
+def iterate(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+    """The items of an async iterator, one blocking step each; closing it closes the source."""
+    stream = make()
+
+    async def step() -> tuple[T] | None:
+        async for item in stream:
+            return (item,)
+        return None
+
+    async def close() -> None:
+        aclose: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+    try:
+        while (got := run_sync(step)) is not None:
+            yield got[0]
+    finally:
+        run_sync(close)
+
+
+class PerLoop(Generic[T]):
+    """A value that belongs to an event loop (such as a connection pool): one for each loop using it."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._value: T | None = None
+
+    def get(self) -> T:
+        """The running loop's value. A value of a loop that has ended is dropped."""
+        loop = asyncio.get_running_loop()
+        if self._value is None or self._loop is not loop:
+            self._loop, self._value = loop, self._make()
+        return self._value
+
+    def take(self) -> T | None:
+        """Hand over the running loop's value to be closed, if there is one."""
+        value, mine = self._value, self._loop is asyncio.get_running_loop()
+        self._value = self._loop = None
+        return value if mine else None

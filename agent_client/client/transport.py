@@ -1,0 +1,254 @@
+"""HTTP to the service: addresses, keys, retries, and the one place where foreign errors are translated.
+
+A request is sent again only where nothing can have started: the connection was never made, or the
+service refused with 503 and said when to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from agent_client.blocking import PerLoop
+from agent_client.errors import ApiError, CodecellError, ServiceUnreachable, StreamBroken, UnexpectedAnswer, api_error
+
+Json = Any
+CONNECT_TIME = 5.0
+ANSWER_TIME = 30.0  # plain requests
+WORK_TIME = 900.0  # a folded answer comes when the work has ended: above every ceiling of the service
+QUIET_TIME = 60.0  # a stream shows life every 10 s
+MAX_PAUSE = 10.0
+_CONNECT_FAILED = (httpx2.ConnectError, httpx2.ConnectTimeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the service is, and the key that it wants."""
+
+    url: str
+    api_key: str | None = None
+
+
+Locate = Callable[[], Address]
+
+
+class Transport:
+    """Sends requests to one service. `locate` is asked for its address at the first request."""
+
+    def __init__(self, locate: Locate, *, retries: int = 3) -> None:
+        self._locate = locate
+        self._retries = retries
+        self._address: Address | None = None
+        self._http = PerLoop(self._new_client)
+
+    async def address(self) -> Address:
+        """The service's address; finding it may start a service."""
+        if self._address is None:
+            self._address = await asyncio.to_thread(self._locate)
+        return self._address
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop."""
+        client = self._http.take()
+        if client is not None:
+            await client.aclose()
+
+    async def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Json] | None = None,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        wait: float = ANSWER_TIME,
+    ) -> Any:
+        """The JSON answer (None for an empty one); `wait` seconds for each piece of it."""
+        async with self.stream(method, path, body=body, params=params, content=content, wait=wait) as response:
+            raw = await read_all(response)
+        return decode(raw, response) if raw else None
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Json] | None = None,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait: float = ANSWER_TIME,
+    ) -> AsyncIterator[httpx2.Response]:
+        """The answer with its body unread; its status is below 300.
+
+        Raises:
+            ServiceUnreachable: nothing answers there, or something else than the service does.
+            ApiError: the service refused.
+            StreamBroken: the connection broke before the answer began.
+        """
+        address = await self.address()
+        with translated(address.url):
+            request = self._http.get().build_request(
+                method,
+                address.url.rstrip("/") + path,
+                json=body,
+                params=params,
+                content=content,
+                headers=headers,
+                timeout=httpx2.Timeout(wait, connect=CONNECT_TIME, pool=None),
+            )
+        again = 0 if isinstance(content, AsyncIterable) else self._retries
+        response = await self._send(request, address.url, again)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _send(self, request: httpx2.Request, url: str, retries: int) -> httpx2.Response:
+        for attempt in range(retries + 1):
+            last = attempt == retries
+            try:
+                response = await self._http.get().send(request, stream=True)
+            except _CONNECT_FAILED as error:
+                if last:
+                    raise _translate(error, url) from error
+                await asyncio.sleep(_pause(attempt, None))
+                continue
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                raise _translate(error, url) from error
+            if response.status_code < 300:
+                return response
+            problem = await _problem(response, url)
+            if last or problem.status != 503 or getattr(problem, "retry_after", None) is None:
+                raise problem
+            await asyncio.sleep(_pause(attempt, problem.retry_after))
+        raise AssertionError("unreachable")
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        address = self._address
+        assert address is not None
+        headers = {"User-Agent": "codecell-client"}
+        if address.api_key:
+            headers["Authorization"] = f"Bearer {address.api_key}"
+        try:
+            return httpx2.AsyncClient(
+                headers=headers,
+                trust_env=not _is_loopback(address.url),
+                # Shorter than the server's own keep-alive (5 s), so that it never closes under a request.
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0),
+            )
+        except UnicodeEncodeError as error:
+            raise ServiceUnreachable("the API key has characters that cannot stand in a header") from error
+
+
+@contextlib.contextmanager
+def translated(url: str, last_event_id: int = 0) -> Iterator[None]:
+    """Turn httpx2's errors into this package's."""
+    try:
+        yield
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        raise _translate(error, url, last_event_id) from error
+
+
+async def read_all(response: httpx2.Response) -> bytes:
+    """The whole body.
+
+    Raises:
+        StreamBroken: the connection ended first.
+    """
+    with translated(str(response.request.url.copy_with(path="", query=None))):
+        return await response.aread()
+
+
+def decode(raw: bytes, response: httpx2.Response) -> Any:
+    """A JSON body.
+
+    Raises:
+        UnexpectedAnswer: it is no JSON.
+    """
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise UnexpectedAnswer(_not_codecell(response)) from error
+
+
+async def _problem(response: httpx2.Response, url: str) -> ApiError:
+    """The error for an answer that is not a success; closes it.
+
+    Raises:
+        UnexpectedAnswer: the answer is no problem+json, so the service did not write it.
+    """
+    try:
+        raw = await read_all(response)
+    finally:
+        await response.aclose()
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        found = None
+    if response.request.method == "HEAD" and not raw:
+        found = {"code": {404: "file_not_found", 401: "unauthorized"}.get(response.status_code, "")}
+    if not isinstance(found, Mapping) or not ("code" in found or response.status_code == 401):
+        raise UnexpectedAnswer(_not_codecell(response))
+    return api_error(
+        response.status_code,
+        found,
+        url=url,
+        request_id=response.headers.get("X-Request-Id"),
+        retry_after=_seconds(response.headers.get("Retry-After")),
+    )
+
+
+def _not_codecell(response: httpx2.Response) -> str:
+    to = response.headers.get("Location")
+    what = f"status {response.status_code}" + (f", redirecting to {to}" if to else "")
+    return (
+        f"What answers at {response.request.url} ({what}) is not a Codecell service. Check CODECELL_URL (or"
+        " base_url=, --url): it is the service's root, such as http://127.0.0.1:8700."
+    )
+
+
+def _translate(error: Exception, url: str, last_event_id: int = 0) -> CodecellError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return ServiceUnreachable(f"{url!r} is not the URL of a service ({reason}): write http://HOST:PORT")
+    if isinstance(error, _CONNECT_FAILED | httpx2.ProxyError):
+        return ServiceUnreachable(
+            f"No Codecell service answers at {url} ({reason}). Start one with `codecell-executor serve`, or"
+            " say where it is with CODECELL_URL (or base_url=, --url)."
+        )
+    return StreamBroken(
+        f"The connection to the service at {url} broke before the answer was complete ({reason}). What ran may"
+        " or may not have finished; check that the service is alive (GET /healthz), then try again.",
+        last_event_id=last_event_id,
+    )
+
+
+def _pause(attempt: int, asked: float | None) -> float:
+    if asked is not None:
+        return min(max(asked, 0.05), MAX_PAUSE)
+    return 0.1 * 3.0**attempt * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, no secret
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return float(value) if value is not None else None
+    except ValueError:
+        return None
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = httpx2.URL(url).host
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except (ValueError, httpx2.InvalidURL):
+        return False

@@ -1,0 +1,16 @@
+"""Model clients: what turns a list of messages into the next one."""
+
+from __future__ import annotations
+
+from agent_client.models.base import ModelClient, ModelResponse
+from agent_client.models.config import model_client_from
+from agent_client.models.openai_chat import OpenAIChatCompletionClient
+from agent_client.models.replay import ReplayChatCompletionClient
+
+__all__ = [
+    "ModelClient",
+    "ModelResponse",
+    "OpenAIChatCompletionClient",
+    "ReplayChatCompletionClient",
+    "model_client_from",
+]

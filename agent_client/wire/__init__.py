@@ -1,0 +1,1 @@
+"""The service's answers as typed values: parsed from JSON, tolerant of what a newer service adds."""

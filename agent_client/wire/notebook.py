@@ -1,0 +1,96 @@
+"""Results as HTML for a notebook. Nothing from a sandbox gets into the page itself:
+
+text is escaped, images are `<img>` with a data URI (scripts in an SVG do not run there), HTML and
+JavaScript stand in a sandboxed iframe without the page's origin and without network.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent_client.output_text import clean
+
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; font-src data:;'
+    " style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'\">"
+)
+_PRE = '<pre style="margin:0;white-space:pre-wrap{}">{}</pre>'
+_RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_MAX_TEXT = 200_000
+
+
+def program_html(outcome: str | None, status: int, stdout: str, stderr: str, detail: str | None) -> str:
+    """A program's output and, unless it went well, how it ended."""
+    ended = "" if outcome == "ok" else f"{outcome or 'running'} (exit status {status}){_with(detail)}"
+    return _stack(_pre(stdout), _pre(stderr, "color:#a40000"), _pre(ended, "color:#777"))
+
+
+def execution_html(
+    *,
+    stdout: str,
+    stderr: str,
+    bundles: Sequence[Mapping[str, Any]],
+    traceback: str,
+    outcome: str | None,
+    detail: str | None,
+) -> str:
+    """An execution's output: text, rich outputs, traceback."""
+    ended = "" if outcome in ("ok", "error") else f"{outcome or 'running'}{_with(detail)}"
+    rich = [bundle_html(bundle) for bundle in bundles]
+    return _stack(
+        _pre(stdout), _pre(stderr, "color:#a40000"), *rich, _pre(traceback, "color:#a40000"), _pre(ended, "color:#777")
+    )
+
+
+def bundle_html(data: Mapping[str, Any]) -> str:
+    """The richest form of a MIME map that can be shown safely."""
+    for mime in _RASTER:
+        if isinstance(data.get(mime), str) and _is_base64(data[mime]):
+            return f'<img src="data:{mime};base64,{"".join(data[mime].split())}">'
+    svg = data.get("image/svg+xml")
+    if isinstance(svg, str):
+        return f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+    if isinstance(data.get("text/html"), str):
+        return _frame(data["text/html"])
+    if isinstance(data.get("application/javascript"), str):
+        return _frame(f"<script>{data['application/javascript']}</script>")
+    for mime in ("text/markdown", "text/latex", "text/plain"):
+        if isinstance(data.get(mime), str):
+            return _pre(data[mime])
+    if "application/json" in data:
+        return _pre(json.dumps(data["application/json"], indent=1, default=str))
+    return _pre(", ".join(sorted(map(str, data))))
+
+
+def _frame(body: str) -> str:
+    page = html.escape(_POLICY + body, quote=True)
+    style = "border:0;width:100%;height:320px"
+    return f'<iframe sandbox="allow-scripts" srcdoc="{page}" style="{style}"></iframe>'
+
+
+def _pre(text: str, style: str = "") -> str:
+    if not text:
+        return ""
+    shown = clean(text[:_MAX_TEXT], colours=False)
+    return _PRE.format(";" + style if style else "", html.escape(shown))
+
+
+def _stack(*parts: str) -> str:
+    return "<div>" + "".join(part for part in parts if part) + "</div>"
+
+
+def _with(detail: str | None) -> str:
+    return f": {detail}" if detail else ""
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True

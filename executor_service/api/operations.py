@@ -1,0 +1,45 @@
+"""Answering an operation: folded into one JSON body, streamed, or left to run (detached)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from executor_service.api import sse
+from executor_service.api.connection import until_gone
+from executor_service.api.encode import json_response
+from executor_service.api.ports import Operation
+from executor_service.api.service import Service
+
+
+async def started(request: Request, operation: Operation, service: Service, location: str) -> Response:
+    """The answer to the request that started `operation`.
+
+    An attached operation ends with its connection; a detached one goes on.
+    """
+    if operation.detached:
+        service.follow(operation)
+        headers = {"Location": location}
+        if sse.wanted(request):
+            return sse.EventStream(operation)
+        return json_response({"id": operation.id, "state": "running"}, 202, headers)
+    if sse.wanted(request):
+        return sse.EventStream(operation, finish=service.finish)
+    try:
+        await until_gone(operation.wait(), request.receive)
+    finally:
+        await asyncio.shield(service.finish(operation))
+    return json_response(operation.fold())
+
+
+def found(request: Request, operation: Operation) -> Response:
+    """The answer to `GET` of an operation: its result so far, or its events and those to come.
+
+    Raises:
+        InvalidRequest: `Last-Event-ID` is no number.
+    """
+    if sse.wanted(request):
+        return sse.EventStream(operation, after=sse.last_event_id(request))
+    return json_response(operation.fold())

@@ -1,0 +1,138 @@
+"""What a zygote does once it runs: import, then fork into sandboxes and report how each child ended."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from executor_service.guest import channel, linux
+from executor_service.guest.privileges import Identity, become_user
+from executor_service.guest.protocol import pack_json
+
+KERNEL_DIRECTORY = "/run/kernel"
+_JOINED = (
+    linux.CLONE_NEWUSER
+    | linux.CLONE_NEWNS
+    | linux.CLONE_NEWNET
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWUTS
+    | linux.CLONE_NEWCGROUP
+)
+
+
+def serve(flavour: str, config: dict[str, Any], control: socket.socket) -> None:
+    """Until the nursery lets go of `control` and the last child has ended."""
+    identity = Identity(
+        many_uids=config["many_uids"],
+        seccomp=bytes.fromhex(config["seccomp"]),
+        last_capability=linux.last_capability(),
+    )
+    try:
+        from executor_service.guest import armed
+        stash_of = armed.prepare_zygote
+    except (ImportError, AttributeError):
+        stash_of = lambda names: [__import__(n) for n in names]
+    from executor_service.guest import kernel_start
+
+    if flavour == "kernel":
+        kernel_start.preload()
+    stash = stash_of(config["preload"])
+    gc.collect()
+    gc.freeze()
+    control.send(b"ready")
+    children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, status pipe)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd in children:
+                poll.unregister(fd)
+                _report(fd, *children.pop(fd))
+                continue
+            try:
+                _, fds = channel.receive(control)
+            except EOFError:
+                poll.unregister(control)
+                continue
+            status = os.dup(fds[2])
+            try:
+                pid = _fork(flavour, identity, stash, fds, control)
+            except OSError as error:  # the sandbox is gone already, or no process may be made
+                os.close(status)
+                print(f"codecell zygote: {error}", file=sys.stderr)
+                continue
+            finally:
+                channel.close(fds)
+            pidfd = os.pidfd_open(pid)
+            children[pidfd] = (pid, status)
+            poll.register(pidfd, select.POLLIN)
+        if not children and control.fileno() >= 0 and _closed(control):
+            return
+
+
+def _closed(control: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return False
+
+
+def _report(pidfd: int, pid: int, status_pipe: int) -> None:
+    os.close(pidfd)
+    _, status, usage = os.wait4(pid, 0)
+    report = {"status": status, "cpu_time": usage.ru_utime + usage.ru_stime}
+    with contextlib.suppress(OSError):
+        os.write(status_pipe, json.dumps(report).encode())
+    os.close(status_pipe)
+
+
+def _fork(flavour: str, identity: Identity, stash: Any, fds: list[int], zygote_control: socket.socket) -> int:
+    """Fork a child into the sandbox whose pidfd comes first; it never returns."""
+    linux.setns(fds[0], linux.CLONE_NEWPID)  # concerns the next fork only
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        zygote_control.close()
+        _enter(identity, fds)
+        control = socket.socket(fileno=fds[1])
+        channel.close_others([control.fileno()])
+        os.setsid()
+        os.chdir("/workspace")
+        become_user(identity)
+        control.sendall(pack_json({"word": "armed", "pid": os.getpid()}))
+        _become(flavour, control, stash)
+    except Exception:
+        traceback.print_exc()  # our own failure, on the service's stderr
+    finally:
+        os._exit(70)
+
+
+def _enter(identity: Identity, fds: list[int]) -> None:
+    for fd in fds[3:]:
+        os.write(fd, b"0")  # joins the cgroup: the file was opened by the service
+    linux.setns(fds[0], _JOINED)
+    if identity.many_uids:
+        # From an unmapped uid, setresuid(1000) would keep every capability; from uid 0 it drops them.
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+
+def _become(flavour: str, control: socket.socket, stash: Any) -> None:
+    from executor_service.guest import armed, kernel_start
+
+    if flavour == "kernel":
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        kernel_start.run_kernel(KERNEL_DIRECTORY)
+        os._exit(0)
+    armed.serve_armed(control, stash)

@@ -1,0 +1,99 @@
+"""Starting a program under the user's uid, and handing descriptors to an armed interpreter."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import termios
+from collections.abc import Sequence
+from typing import Any
+
+from executor_service.guest import channel
+from executor_service.guest.privileges import Identity, become_user
+from executor_service.guest.protocol import pack_json
+
+WORKSPACE = "/workspace"
+
+
+def send_with_fds(control: socket.socket, message: dict[str, Any], fds: Sequence[int]) -> None:
+    """One JSON frame whose first byte carries the descriptors."""
+    data = memoryview(pack_json(message))
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+    sent = control.sendmsg([data], ancillary)
+    control.sendall(data[sent:])
+
+
+def start_process(request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int) -> tuple[int, int]:
+    """Fork and exec `argv` as user code; its pid and a pidfd.
+
+    Raises:
+        OSError: the program cannot be started (its errno and file name).
+    """
+    failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(request, fds, identity, processes, failed_write)
+    os.close(failed_write)
+    with open(failed_read, "rb") as pipe:
+        failure = pipe.read(4096)
+    if failure:
+        os.waitpid(pid, 0)
+        errno, name = json.loads(failure)
+        raise OSError(errno, os.strerror(errno), name)
+    return pid, os.pidfd_open(pid)
+
+
+def _child(request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int, failed: int) -> None:
+    try:
+        os.setsid()
+        for target, fd in enumerate(fds):
+            os.dup2(fd, target)
+        if request.get("tty"):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        os.dup2(failed, 3, inheritable=False)
+        channel.close_others([3])
+        become_user(identity, processes)
+        set_limits(request["limits"])
+        deliver(request.get("source"))
+        os.chdir(request["cwd"])
+        argv = [os.fsencode(word) for word in request["argv"]]
+        environment = {os.fsencode(k): os.fsencode(v) for k, v in request["env"].items()}
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.environb.clear()
+        os.environb.update(environment)  # execvp searches this PATH
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            name = error.filename if isinstance(error.filename, str) else request["argv"][0]
+            os.write(3, json.dumps([error.errno or 1, name]).encode()[:4096])
+    finally:
+        os._exit(127)
+
+
+def set_limits(limits: dict[str, Any]) -> None:
+    """Open files and CPU seconds of this process; core dumps are off already."""
+    files = int(limits["open_files"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if limits["cpu_time"]:
+        seconds = max(1, math.ceil(limits["cpu_time"]))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+
+def deliver(source: dict[str, Any] | None) -> None:
+    """Write the program's text into the workspace, replacing whatever stands at its path."""
+    if not source or source.get("text") is None:
+        return
+    path = os.path.join(WORKSPACE, source["path"])
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    with open(fd, "wb") as file:
+        file.write(source["text"].encode("utf-8", "surrogatepass"))

@@ -1,0 +1,271 @@
+"""Process 1 of a sandbox: accepts connections and forks one handler process for each.
+
+It reaps what nobody waits for, keeps the armed interpreter or the kernel, applies the lease's limits,
+and, where no cgroup does it, samples memory and kills. It opens no path that user code can write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from executor_service.guest import channel, linux, procs, template
+from executor_service.guest.privileges import Identity, become_file_helper, become_relay, confine_guest
+from executor_service.guest.protocol import MAX_REQUEST, VERSION, ProtocolError, recv_json, send_json
+
+REQUEST_TIMEOUT = 5.0
+ARM_TIMEOUT = 20.0
+SAMPLE_INTERVAL = 0.1
+IDLE_INTERVAL = 0.5  # between samples when nothing used the CPU since the last one
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+
+@dataclass(kw_only=True)
+class Armed:
+    """The warm interpreter of this sandbox: how to tell it what to be, and where its end is told."""
+
+    control: socket.socket
+    status: int  # a pipe: JSON when it has ended
+    pid: int
+    pidfd: int
+
+    def close(self) -> None:
+        self.control.close()
+        channel.close([self.status, self.pidfd])
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """What holds for user code; `sampled` means that no cgroup enforces memory."""
+
+    memory_bytes: int = 1 << 62
+    processes: int = 1024
+    sampled: bool = False
+
+
+def start(boot: socket.socket, listen_fd: int, cgroup_fds: list[int], request: dict[str, Any], identity: Identity) -> None:
+    """Make the sandbox's rooms, then serve until killed. In the first process of its namespaces."""
+    message, _ = channel.receive(boot)  # the id maps are written
+    for fd in cgroup_fds:
+        os.write(fd, b"0")
+    linux.unshare(linux.CLONE_NEWCGROUP)
+    owner = template.USER
+    if identity.many_uids:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    os.setsid()
+    linux.set_hostname("sandbox")
+    _loopback_up()
+    template.rooms(request["disk_bytes"], owner)
+    channel.close(cgroup_fds)
+    confine_guest(identity)
+    guest = Guest(boot, socket.socket(fileno=listen_fd), identity, warm=request["warm"])
+    if request["warm"] != "none":
+        guest.arm()
+    channel.send(boot, {"word": "ready"})
+    guest.serve()
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        packed = bytearray(struct.pack("16sH14x", b"lo", 0))
+        fcntl.ioctl(sock, _SIOCGIFFLAGS, packed)
+        flags = struct.unpack("16sH14x", packed)[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+
+
+class Guest:
+    """The loop of process 1."""
+
+    def __init__(self, boot: socket.socket, listener: socket.socket, identity: Identity, warm: str) -> None:
+        self._boot = boot
+        self._listener = listener
+        self._identity = identity
+        self._warm = warm
+        self._armed: Armed | None = None
+        self._lease = Lease()
+        self._handlers: set[int] = set()
+        self._kills = mmap.mmap(-1, 8)  # shared with handlers: how many processes the sampler killed
+        self._peak = 0
+        self._baseline = 0  # what the warm interpreter shares with its zygote: not the caller's
+        self._cpu_seen = 0.0
+        self._interval = SAMPLE_INTERVAL
+
+    def serve(self) -> None:
+        """Until killed."""
+        wakeup, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        while True:
+            timeout = self._interval * 1000 if self._lease.sampled else None
+            for fd, _ in poll.poll(timeout):
+                if fd == wakeup:
+                    os.read(wakeup, 4096)
+                    self._reap()
+                else:
+                    self._accept()
+            if self._lease.sampled:
+                self._sample()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                self._handlers.discard(pid)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(REQUEST_TIMEOUT)
+        try:
+            self._dispatch(connection, recv_json(connection, MAX_REQUEST))
+        except (EOFError, OSError, ProtocolError, KeyError, TypeError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                send_json(connection, {"type": "error", "code": "sandbox_failed", "detail": repr(error)})
+        finally:
+            connection.close()
+
+    def _dispatch(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        if request.get("v") != VERSION:
+            raise ProtocolError(f"version {request.get('v')!r}; this guest speaks {VERSION}")
+        op = request["op"]
+        if op == "ping":
+            send_json(connection, {"type": "pong", "v": VERSION})
+        elif op == "configure":
+            self._configure(request)
+            send_json(connection, {"type": "ok"})
+        elif op == "stats":
+            send_json(connection, {"type": "stats", "kills": self._killed(), "peak_memory_bytes": self._peak})
+        elif op == "kernel_signal":
+            self._signal_kernel(signal.Signals[request["signal"]])
+            send_json(connection, {"type": "ok"})
+        elif op in ("program", "kernel", "fs"):
+            if op == "kernel" and (request.get("fresh") or self._armed is None):
+                self._fresh_kernel()
+            self._fork_handler(connection, request)
+        else:
+            raise ProtocolError(f"unknown operation {op!r}")
+
+    def arm(self) -> None:
+        """Have the nursery fork a warm interpreter into this sandbox.
+
+        Raises:
+            TimeoutError, EOFError: it did not come.
+        """
+        ours, theirs = socket.socketpair()
+        status, status_write = os.pipe2(os.O_CLOEXEC)
+        channel.send(self._boot, {"word": "arm"}, [theirs.fileno(), status_write])
+        theirs.close()
+        os.close(status_write)
+        ours.settimeout(ARM_TIMEOUT)
+        pid = int(recv_json(ours)["pid"])
+        ours.settimeout(None)
+        self._armed = Armed(control=ours, status=status, pid=pid, pidfd=os.pidfd_open(pid))
+        self._limit_armed()
+
+    def _fresh_kernel(self) -> None:
+        if not procs.kill_all(lambda: procs.loose_processes(self._handlers)):
+            os._exit(1)  # a tree that cannot be killed: give the whole sandbox up
+        if self._armed:
+            self._armed.close()
+            self._armed = None
+        self.arm()
+
+    def _signal_kernel(self, number: signal.Signals) -> None:
+        if self._armed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._armed.pidfd, number)
+
+    def _configure(self, request: dict[str, Any]) -> None:
+        self._lease = Lease(
+            memory_bytes=int(request["memory_bytes"]),
+            processes=int(request["processes"]),
+            sampled=bool(request["sampled"]),
+        )
+        self._peak = 0
+        self._baseline = procs.memory_bytes(procs.user_processes(procs.snapshot()), 1 << 62) if self._lease.sampled else 0
+        template.set_cpus(int(request["cpu_count"]))
+        self._limit_armed()
+
+    def _limit_armed(self) -> None:
+        if self._armed:
+            limit = self._lease.processes
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self._armed.pid, resource.RLIMIT_NPROC, (limit, limit))
+
+    def _fork_handler(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        armed = self._armed
+        pid = os.fork()
+        if pid:
+            self._handlers.add(pid)
+            if request["op"] == "program" and request.get("armed") and armed:
+                armed.close()  # used once
+                self._armed = None
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._listener.close()
+            self._boot.close()
+            connection.settimeout(None)
+            self._handle(connection, request, armed)
+            os._exit(0)
+        except (EOFError, OSError):
+            pass  # the service went away, or the sandbox is ending
+        except BaseException:
+            with contextlib.suppress(OSError):
+                detail = traceback.format_exc()[-1000:]
+                send_json(connection, {"type": "error", "code": "sandbox_failed", "detail": detail})
+        finally:
+            os._exit(1)
+
+    def _handle(self, connection: socket.socket, request: dict[str, Any], armed: Armed | None) -> None:
+        if request["op"] == "fs":
+            from executor_service.guest import files
+
+            become_file_helper(self._identity)
+            files.serve(connection, recv_json(connection))
+        elif request["op"] == "kernel":
+            from executor_service.guest.relay import relay
+
+            assert armed is not None
+            become_relay(self._identity)
+            paths = {name: f"/run/kernel/{name}" for name in ("shell", "iopub", "stdin", "control")}
+            relay(connection, paths, armed.status)
+        else:
+            from executor_service.guest.program import Handler
+
+            Handler(connection, self._identity, self._lease, self._killed, armed if request.get("armed") else None).run()
+
+    def _killed(self) -> int:
+        return int(struct.unpack("Q", self._kills[:])[0])
+
+    def _sample(self) -> None:
+        users = procs.user_processes(procs.snapshot())
+        cpu = sum(process.cpu_time for process in users)
+        self._interval = SAMPLE_INTERVAL if cpu != self._cpu_seen else min(self._interval * 2, IDLE_INTERVAL)
+        self._cpu_seen = cpu
+        used = max(0, procs.memory_bytes(users, self._lease.memory_bytes + self._baseline) - self._baseline)
+        self._peak = max(self._peak, used)
+        if used <= self._lease.memory_bytes:
+            return
+        victims = sorted(users, key=lambda p: procs.memory_bytes([p], 0), reverse=True)
+        for victim in victims[:1]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(victim.pid, signal.SIGKILL)
+                self._kills[:] = struct.pack("Q", self._killed() + 1)
+        time.sleep(0.005)

@@ -1,0 +1,312 @@
+"""Carries whole Jupyter messages between a kernel's ZMQ sockets and one connection to the service.
+
+One thread, one loop, bounded buffers: when the service reads slowly, the kernel's sockets are not
+read, and the kernel (whose queue is unlimited) runs into its own memory limit. Both sides are taken
+as hostile: garbage ends a channel, never the relay. Not here: what the messages mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import selectors
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from executor_service.guest import protocol
+from executor_service.guest.kernel_frames import CHANNELS, IOPUB, MIN_PARTS, SHELL, pack_message, unpack_message
+from executor_service.guest.protocol import Kind, ProtocolError
+from executor_service.guest.zmtp import Connection, Message, Oversize, ZmtpError
+
+DELIMITER = b"<IDS|MSG>"
+HIGH_WATER = 1024 * 1024  # bytes that may wait in a buffer before its source is not read any more
+START_TIME = 20.0  # seconds that a kernel has to answer
+RETRY = 0.003  # seconds between attempts to connect to a socket that is not there yet
+ASK_AGAIN = 0.1  # seconds after which kernel_info is asked again
+DRAIN_TIME = 10.0  # seconds that the service has to take what a dead kernel left
+
+
+class _HostGone(Exception):
+    """The service closed the connection, or broke the protocol."""
+
+
+class _KernelDied(Exception):
+    """The kernel ended, or did not answer in time."""
+
+
+def relay(conn: socket.socket, sockets: Mapping[str, str], died_fd: int) -> None:
+    """Relay until either side ends; returns then. Never raises because of what a peer does.
+
+    Args:
+        conn: the service's connection, whose first frame was read already.
+        sockets: the path of the kernel's socket of each of `CHANNELS`.
+        died_fd: readable once the kernel has ended. What can be read from it, a JSON object with
+            `exit_code` and `signal`, goes into the last frame.
+    """
+    with _Relay(conn, died_fd) as running, contextlib.suppress(_HostGone):
+        try:
+            running.open(sockets)
+            running.prove_subscription()
+            running.loop()
+        except _KernelDied:
+            running.drain()
+            running.tell_end()
+
+
+class _Relay:
+    """The state of one relay: the service's connection, the kernel's, and what waits between."""
+
+    def __init__(self, conn: socket.socket, died_fd: int) -> None:
+        conn.setblocking(False)
+        self._conn, self._died_fd = conn, died_fd
+        self._out = bytearray()  # for the service
+        self._in = bytearray()  # from the service
+        self._channels: dict[int, Connection] = {}
+        self._selector = selectors.DefaultSelector()
+        self._interest: dict[int, int] = {}
+        self._died = False
+
+    def __enter__(self) -> _Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        for channel in self._channels.values():
+            channel.close()
+
+    # -- start ----------------------------------------------------------------------------------
+
+    def open(self, sockets: Mapping[str, str]) -> None:
+        """Connect every channel, waiting for sockets that are not there yet."""
+        deadline = time.monotonic() + START_TIME
+        identity = os.urandom(8).hex().encode()  # input requests go to the shell's identity
+        for number, name in reversed(list(enumerate(CHANNELS))):
+            kind: Literal["SUB", "DEALER"] = "SUB" if name == "iopub" else "DEALER"
+            sock = self._connect(sockets[name], deadline)
+            self._channels[number] = Connection(sock, kind, identity=identity)
+
+    def _connect(self, path: str, deadline: float) -> socket.socket:
+        poll = select.poll()
+        poll.register(self._conn, select.POLLRDHUP)
+        poll.register(self._died_fd, select.POLLIN)
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            try:
+                sock.connect(path)
+                return sock
+            except OSError:  # not there yet, left by a dead kernel, not yet open to us, or busy
+                sock.close()
+            ready = [fd for fd, _ in poll.poll(RETRY * 1000)]
+            if self._conn.fileno() in ready:
+                raise _HostGone
+            if self._died_fd in ready or time.monotonic() > deadline:
+                raise _KernelDied
+
+    def prove_subscription(self) -> None:
+        """Ask for kernel_info until its idle status comes on iopub, then tell the service.
+
+        Messages published before a subscription has arrived are lost; this one came.
+        """
+        deadline = time.monotonic() + START_TIME
+        asked: set[str] = set()
+        ask_at = 0.0
+        answered = idle = False
+        while not (answered and idle):
+            now = time.monotonic()
+            if self._died or now > deadline:
+                raise _KernelDied
+            if now >= ask_at:
+                asked.add(self._ask_kernel_info())
+                ask_at = now + ASK_AGAIN
+            for number, message in self._wait(min(ask_at, deadline) - now):
+                parts = _wire_parts(message)
+                if parts is not None and _parent_id(parts) in asked:
+                    answered |= number == SHELL
+                    idle |= number == IOPUB and b'"idle"' in parts[4]
+        self._out += protocol.pack_json({"type": "kernel_ready"})
+
+    def _ask_kernel_info(self) -> str:
+        msg_id = os.urandom(16).hex()
+        header = {
+            "msg_id": msg_id,
+            "msg_type": "kernel_info_request",
+            "username": "codecell",
+            "session": msg_id,
+            "date": datetime.now(UTC).isoformat(),
+            "version": "5.3",
+        }
+        self._to_kernel(SHELL, [b"", json.dumps(header).encode(), b"{}", b"{}", b"{}"])
+        return msg_id
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Relay until an end."""
+        while True:
+            self._flush()
+            for number, message in self._wait(None):
+                self._to_host(number, message)
+            if self._died:
+                raise _KernelDied
+            self._from_host()
+
+    def _wait(self, timeout: float | None) -> list[tuple[int, Message]]:
+        """Wait until something moves; what the kernel sent by then. Reads the service too."""
+        self._set_interest()
+        got: list[tuple[int, Message]] = []
+        for key, events in self._selector.select(timeout):
+            if key.data == "died":
+                self._died = True
+            elif key.data == "host":
+                if events & selectors.EVENT_READ:
+                    self._read_host()
+                self._flush()
+            else:
+                if events & selectors.EVENT_WRITE:
+                    self._channels[key.data].flush()
+                if events & selectors.EVENT_READ:
+                    got += [(key.data, message) for message in self._receive(key.data)]
+        return got
+
+    def _set_interest(self) -> None:
+        read, write = selectors.EVENT_READ, selectors.EVENT_WRITE
+        full = len(self._out) >= HIGH_WATER
+        self._watch(self._died_fd, read, "died")
+        behind = len(self._in) > protocol.MAX_FRAME
+        for number, channel in self._channels.items():
+            if not channel.closed:
+                behind |= channel.buffered >= HIGH_WATER
+                wanted = 0 if full or channel.buffered >= HIGH_WATER else read
+                self._watch(channel.fileno(), wanted | (write if channel.wants_write else 0), number)
+        self._watch(self._conn.fileno(), (0 if behind else read) | (write if self._out else 0), "host")
+
+    def _watch(self, fd: int, events: int, data: object) -> None:
+        before = self._interest.get(fd, 0)
+        if events == before:
+            return
+        if not before:
+            self._selector.register(fd, events, data)
+        elif not events:
+            self._selector.unregister(fd)
+        else:
+            self._selector.modify(fd, events, data)
+        self._interest[fd] = events
+
+    # -- kernel to service ----------------------------------------------------------------------
+
+    def _receive(self, number: int) -> list[Message]:
+        channel = self._channels[number]
+        messages: list[Message] = []
+        try:
+            messages = channel.receive()
+        except ZmtpError:
+            channel.closed = True
+        if channel.closed:
+            self._watch(channel.fileno(), 0, number)
+            channel.close()
+        return messages
+
+    def _to_host(self, number: int, message: Message) -> None:
+        if isinstance(message, Oversize):
+            self._out += protocol.pack_json({"type": "oversize", "channel": number, "size": message.size})
+            return
+        parts = _wire_parts(message)
+        if parts is not None:
+            self._out += pack_message(number, parts)
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                del self._out[: self._conn.send(self._out)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            raise _HostGone from error
+
+    # -- service to kernel ----------------------------------------------------------------------
+
+    def _read_host(self) -> None:
+        try:
+            data = self._conn.recv(protocol.CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            raise _HostGone from error
+        if not data:
+            raise _HostGone
+        self._in += data
+
+    def _from_host(self) -> None:
+        header = protocol.HEADER.size
+        try:
+            while len(self._in) >= header:
+                kind, length = protocol.parse_header(bytes(self._in[:header]))
+                if len(self._in) < header + length:
+                    return
+                payload = bytes(self._in[header : header + length])
+                del self._in[: header + length]
+                if kind is Kind.KERNEL:
+                    self._to_kernel(*unpack_message(payload))
+        except ProtocolError as error:
+            raise _HostGone from error
+
+    def _to_kernel(self, number: int, parts: Sequence[bytes]) -> None:
+        channel = self._channels.get(number)
+        if channel is not None and not channel.closed and number != IOPUB:
+            channel.send([DELIMITER, *parts])
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Pass on what a dead kernel had still sent; what it wrote is in our sockets already."""
+        deadline = time.monotonic() + DRAIN_TIME
+        for number, channel in self._channels.items():
+            poll = select.poll()
+            if not channel.closed:
+                poll.register(channel.fileno(), select.POLLIN)
+            while not channel.closed and poll.poll(0) and time.monotonic() < deadline:
+                for message in self._receive(number):
+                    self._to_host(number, message)
+                self._flush_all(deadline)
+
+    def tell_end(self) -> None:
+        """Tell the service that the kernel ended, and how if that is known."""
+        ended: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ProtocolError):
+            os.set_blocking(self._died_fd, False)
+            ended = protocol.parse_json(os.read(self._died_fd, 4096))
+        how = {"exit_code": ended.get("exit_code"), "signal": ended.get("signal")}
+        self._out += protocol.pack_json({"type": "kernel_died", **how})
+        self._flush_all(time.monotonic() + DRAIN_TIME)
+
+    def _flush_all(self, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._conn, select.POLLOUT)
+        self._flush()
+        while self._out:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise _HostGone
+            self._flush()
+
+
+def _wire_parts(message: Message) -> list[bytes] | None:
+    """What follows the delimiter, or None if this is no Jupyter message."""
+    if isinstance(message, Oversize) or DELIMITER not in message:
+        return None
+    parts = message[message.index(DELIMITER) + 1 :]
+    return parts if len(parts) >= MIN_PARTS else None
+
+
+def _parent_id(parts: Sequence[bytes]) -> str | None:
+    try:
+        parent = protocol.parse_json(parts[2])
+    except ProtocolError:
+        return None
+    msg_id = parent.get("msg_id")
+    return msg_id if isinstance(msg_id, str) else None

@@ -1,0 +1,126 @@
+"""A warm interpreter that is forked into sandboxes: `Zygote` is the nursery's handle, `main` the process.
+
+The zygote is exec'd with a clean environment inside the template root, imports what its flavour needs
+("program": the image's packages; "kernel": those and ipykernel), and then only forks. Each child enters
+one sandbox's namespaces, becomes user code, and is that sandbox's *armed* interpreter: it turns into
+the program of a run, or is the session's kernel. The zygote reports the child's end through a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+LIB = "/opt/codecell/lib"
+PYTHON = "/opt/codecell/env/bin/python3"
+RENEW_AFTER = 5000  # forks share their zygote's hash seed and address layout: see docs/security.md
+
+ENVIRONMENT = {
+    "PATH": "/opt/codecell/env/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/workspace",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "MPLCONFIGDIR": "/tmp/.matplotlib",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class Zygote:
+    """The nursery's handle on the zygote of one flavour; renews the process now and then."""
+
+    def __init__(self, flavour: str, config: dict[str, object]) -> None:
+        self._flavour = flavour
+        self._config = config
+        self._current = _start(flavour, config)
+        self._next: tuple[int, socket.socket] | None = None
+        self._retired: set[int] = set()
+        self._forks = 0
+
+    def wait_ready(self) -> None:
+        """Block until the imports are done.
+
+        Raises:
+            RuntimeError: the zygote ended instead; its traceback is on stderr.
+        """
+        if not self._current[1].recv(64):
+            raise RuntimeError(f"the {self._flavour} zygote did not start; see the service's stderr")
+
+    def fork_into(self, fds: Sequence[int]) -> None:
+        """Ask for a fork: `fds` are the sandbox's pidfd, a control socket, a status pipe, cgroup files."""
+        from executor_service.guest import channel
+
+        self._renew()
+        self._forks += 1
+        with contextlib.suppress(OSError):  # a dead zygote: the guest sees its sockets close
+            channel.send(self._current[1], {"op": "fork"}, fds)
+
+    def owns(self, pid: int) -> bool:
+        """Whether `pid` is a process of this zygote."""
+        return pid in {self._current[0], self._next[0] if self._next else 0, *self._retired}
+
+    def on_exit(self, pid: int) -> None:
+        """A process of ours ended: one that was told to is forgotten, another is replaced."""
+        if pid in self._retired:
+            self._retired.discard(pid)
+        elif self._next and pid == self._next[0]:
+            self._next = None
+        else:
+            self._current[1].close()
+            self._current = _start(self._flavour, self._config)
+            self._forks = 0
+
+    def _renew(self) -> None:
+        if self._forks == RENEW_AFTER and self._next is None:
+            self._next = _start(self._flavour, self._config)
+        if self._next and select.select([self._next[1]], [], [], 0)[0] and self._next[1].recv(64):
+            self._retired.add(self._current[0])
+            self._current[1].close()  # it ends when its last child has
+            self._current, self._next, self._forks = self._next, None, 0
+
+
+def _start(flavour: str, config: dict[str, object]) -> tuple[int, socket.socket]:
+    from executor_service.guest import channel
+
+    ours, theirs = channel.pair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        channel.send(ours, config)
+        return pid, ours
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(theirs.fileno(), 3)
+        os.closerange(4, 1 << 30)
+        os.chdir("/")
+        arguments = [PYTHON, f"{LIB}/executor_service/guest/zygote.py", flavour]
+        os.execve(PYTHON, arguments, ENVIRONMENT)
+    finally:
+        os._exit(127)
+
+
+def main() -> None:
+    """The zygote process."""
+    sys.path[0] = LIB
+    from executor_service.guest import linux
+
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    from executor_service.guest import channel
+    from executor_service.guest.forking import serve
+
+    control = socket.socket(fileno=3)
+    config, _ = channel.receive(control)
+    serve(sys.argv[1], config, control)
+
+
+if __name__ == "__main__":
+    main()

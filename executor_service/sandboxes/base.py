@@ -1,0 +1,109 @@
+"""The written contract of a backend; tests/conformance/ is the same contract as tests.
+
+A backend only builds the isolation and starts the guest. Everything that happens afterwards goes
+over connections to the guest and is the same for every backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from executor_service.result import Usage
+
+Warm = Literal["none", "program", "kernel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxSpec:
+    """What cannot change on a live sandbox; it is the pool's key too.
+
+    `warm` says which interpreter stands ready inside: an armed Python that will become the
+    program, a started Python kernel, or none.
+    """
+
+    image: str
+    warm: Warm = "none"
+    disk_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """What is set when a ready sandbox is handed out."""
+
+    memory_bytes: int
+    processes: int
+    cpus: float
+
+
+class Sandbox(Protocol):
+    """One isolated place with a guest and a workspace."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def spec(self) -> SandboxSpec: ...
+
+    @property
+    def died(self) -> asyncio.Event:
+        """Set once the guest is gone, for whatever reason, close included."""
+
+    async def configure(self, lease: Lease) -> None:
+        """Apply memory, processes and cpus. Raises SandboxFailed if the sandbox is gone."""
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A fresh connection to the guest. Raises SandboxFailed if the sandbox is gone."""
+
+    async def usage(self) -> Usage:
+        """CPU seconds used since creation, and peak memory since `configure` (own pages only)."""
+
+    async def oom_kills(self) -> int:
+        """How many processes the memory limit has killed since creation."""
+
+    async def close(self) -> None:
+        """Kill everything inside and leave nothing behind. Idempotent; never raises."""
+
+
+class Backend(Protocol):
+    """How sandboxes are made. An async context manager: entered before use, closed after."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """A ready sandbox, or nothing left behind.
+
+        Raises:
+            ImageNotFound: `spec.image` is not there; the detail names the command that builds it.
+            SandboxFailed: it could not be made.
+            BackendUnavailable: the backend itself does not answer.
+        """
+
+    async def sweep(self) -> int:
+        """Remove what a dead predecessor of this instance left; how many things were removed."""
+
+    async def adopt(self) -> list[Sandbox]:
+        """What a predecessor left running on purpose."""
+
+    async def ping(self) -> None:
+        """Raises BackendUnavailable if the backend cannot take work now."""
+
+    def isolation(self) -> Mapping[str, Mapping[str, str]]:
+        """What is enforced, by what, and whether exactly or by sampling.
+
+        Keys are aspects (`filesystem`, `processes`, `memory`, ...); each value has `by` and
+        `enforced` (`exact`, `sampled` or `none`), and `detail` where there is more to say.
+        """

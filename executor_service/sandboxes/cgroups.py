@@ -1,0 +1,227 @@
+"""Control groups of the local backend, version 1 and 2, where this process may write them.
+
+One group a sandbox, below one group of this instance. Version 1 has a directory in each controller's
+hierarchy, version 2 one directory in all. Sources: cgroups(7), the kernel's cgroup-v1 and cgroup-v2 documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from executor_service.sandboxes.base import Lease
+
+V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+V2_CONTROLLERS = ("memory", "pids", "cpu")
+PERIOD = 100_000  # microseconds; the kernel's default for the cpu quota
+GUEST_PROCESSES = 32  # process 1, its handlers and helpers; user code is held by RLIMIT_NPROC besides
+GUEST_MEMORY = 24 << 20  # what our own processes in the group may take, on top of the caller's limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """Where this instance's groups live: one directory for each controller (v1), or the same for all (v2)."""
+
+    version: int
+    parents: Mapping[str, Path]
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        return frozenset(self.parents)
+
+
+def find(instance: str, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> Hierarchy | None:
+    """The writable hierarchy for `instance`, its parent groups made; None where there is none."""
+    own = _own_groups((proc / "self/cgroup").read_text())
+    name = f"codecell-{instance}"
+    return _find_v1(own, root, name) or _find_v2(own, root, name)
+
+
+def _own_groups(text: str) -> dict[str, str]:
+    """Controller (or "" for version 2) to the path of our own group."""
+    groups = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path
+    return groups
+
+
+def _find_v1(own: Mapping[str, str], root: Path, name: str) -> Hierarchy | None:
+    parents = {}
+    for controller in V1_CONTROLLERS:
+        if controller not in own:
+            continue
+        directory = root / controller / own[controller].lstrip("/") / name
+        with contextlib.suppress(OSError):
+            directory.mkdir(exist_ok=True)
+            if os.access(directory / "tasks", os.W_OK):
+                parents[controller] = directory
+    return Hierarchy(version=1, parents=parents) if "memory" in parents else None
+
+
+def _find_v2(own: Mapping[str, str], root: Path, name: str) -> Hierarchy | None:
+    if "" not in own or not (root / "cgroup.controllers").exists():
+        return None
+    base = root / own[""].lstrip("/")
+    directory = base / name
+    try:
+        directory.mkdir(exist_ok=True)
+        enabled = _enable(base) & _enable(directory)
+    except OSError:
+        return None
+    parents = {controller: directory for controller in V2_CONTROLLERS if controller in enabled}
+    return Hierarchy(version=2, parents=parents) if "memory" in parents else None
+
+
+def _enable(directory: Path) -> set[str]:
+    """Pass the controllers on to children; a group that has processes must first move them into a leaf."""
+    available = set((directory / "cgroup.controllers").read_text().split()) & set(V2_CONTROLLERS)
+    control = directory / "cgroup.subtree_control"
+    wanted = " ".join(f"+{controller}" for controller in sorted(available))
+    try:
+        control.write_text(wanted)
+    except OSError:  # EBUSY: "no internal processes"
+        leaf = directory / "codecell-service"
+        leaf.mkdir(exist_ok=True)
+        for pid in (directory / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (leaf / "cgroup.procs").write_text(pid)
+        control.write_text(wanted)
+    return set(control.read_text().split())
+
+
+class Group:
+    """The control group of one sandbox."""
+
+    def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+        self._version = hierarchy.version
+        self._dirs = {controller: parent / name for controller, parent in hierarchy.parents.items()}
+        for directory in set(self._dirs.values()):
+            directory.mkdir()
+        self._cpu_before = 0.0
+        self._memory_before = 0
+
+    def open_joins(self) -> list[int]:
+        """Descriptors; a process that writes "0" to each is in the group. The caller closes them."""
+        # The v1 `tasks` file moves one thread and, unlike cgroup.procs, does not wait for RCU: 12 ms less.
+        name = "tasks" if self._version == 1 else "cgroup.procs"
+        return [os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC) for directory in sorted(set(self._dirs.values()))]
+
+    def apply(self, lease: Lease) -> None:
+        """Set memory (swap included), processes and cpu quota.
+
+        Raises:
+            OSError: the kernel refuses a value.
+        """
+        memory, pids, cpu = self._dirs.get("memory"), self._dirs.get("pids"), self._dirs.get("cpu")
+        limit = lease.memory_bytes + GUEST_MEMORY
+        if memory and self._version == 1:
+            _write_both(memory / "memory.limit_in_bytes", memory / "memory.memsw.limit_in_bytes", limit)
+            _try(memory / "memory.max_usage_in_bytes", "0")
+            self._memory_before = _number(memory / "memory.usage_in_bytes")
+        elif memory:
+            (memory / "memory.max").write_text(str(limit))
+            _try(memory / "memory.swap.max", "0")
+            self._memory_before = _number(memory / "memory.current")
+        if pids:
+            (pids / "pids.max").write_text(str(lease.processes + GUEST_PROCESSES))
+        quota = max(1000, round(lease.cpus * PERIOD))
+        if cpu and self._version == 1:
+            (cpu / "cpu.cfs_quota_us").write_text(str(quota))
+        elif cpu:
+            (cpu / "cpu.max").write_text(f"{quota} {PERIOD}")
+
+    def cpu_time(self) -> float | None:
+        """Seconds of CPU used by everything in the group."""
+        if self._version == 1 and "cpuacct" in self._dirs:
+            return _number(self._dirs["cpuacct"] / "cpuacct.usage") / 1e9
+        if self._version == 2 and "cpu" in self._dirs:
+            return _keyed(self._dirs["cpu"] / "cpu.stat", "usage_usec") / 1e6
+        return None
+
+    def peak_memory(self) -> int:
+        """Bytes at the peak since `apply`, less what our own processes held then."""
+        memory = self._dirs["memory"]
+        name = "memory.max_usage_in_bytes" if self._version == 1 else "memory.peak"
+        return max(0, _number(memory / name) - self._memory_before)
+
+    def oom_kills(self) -> int:
+        """Processes that the memory limit has killed; `failcnt` stays 0, so it is not asked."""
+        memory = self._dirs["memory"]
+        return _keyed(memory / ("memory.oom_control" if self._version == 1 else "memory.events"), "oom_kill")
+
+    def remove(self, deadline: float = 2.0) -> bool:
+        """Remove the directories of a group whose processes have ended; False if they have not in time."""
+        end = time.monotonic() + deadline
+        return all(_remove(directory, end) for directory in set(self._dirs.values()))
+
+
+def sweep(hierarchy: Hierarchy) -> int:
+    """Kill and remove what a predecessor left below this instance's parents; how many groups."""
+    removed = set()
+    for parent in set(hierarchy.parents.values()):
+        for directory in parent.iterdir():
+            if not directory.is_dir():
+                continue
+            for pid in (directory / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), 9)
+            if _remove(directory, time.monotonic() + 5.0):
+                removed.add(directory.name)
+    return len(removed)
+
+
+def remove_parents(hierarchy: Hierarchy) -> None:
+    """Remove the instance's own, empty, groups."""
+    for parent in set(hierarchy.parents.values()):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
+def _remove(directory: Path, end: float) -> bool:
+    pause = 0.001
+    while True:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:  # EBUSY until the last task is gone
+            if time.monotonic() > end:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        else:
+            return True
+
+
+def _write_both(memory: Path, with_swap: Path, limit: int) -> None:
+    """The kernel wants memory <= memory+swap at each step, so the order depends on the direction."""
+    files = (memory, with_swap) if limit <= _number(memory) else (with_swap, memory)
+    for file in files:
+        if file.exists():
+            file.write_text(str(limit))
+
+
+def _number(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _keyed(file: Path, key: str) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in file.read_text().splitlines():
+            if line.startswith(key + " "):
+                return int(line.split()[1])
+    return 0
+
+
+def _try(file: Path, text: str) -> None:
+    with contextlib.suppress(OSError):
+        file.write_text(text)

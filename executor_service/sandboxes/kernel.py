@@ -1,0 +1,292 @@
+"""The kernel of a session, from the host's side: execute, answer, interrupt, over one connection.
+
+The only place that knows Jupyter's protocol as a conversation. A kernel is hostile: messages are
+checked (`kernel_messages`), bounded (`kernel_execution`), and at most `PENDING` events wait for a slow
+caller before the kernel is not read any more. Not here: wall time, escalation, restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import Session as Messages
+
+from executor_service.errors import NotWaitingForInput, SandboxFailed
+from executor_service.events import Event, InputRequest, Json
+from executor_service.guest import protocol
+from executor_service.guest.kernel_frames import SHELL, STDIN, pack_message
+from executor_service.guest.protocol import Kind, ProtocolError
+from executor_service.sandboxes.base import Sandbox
+from executor_service.sandboxes.connection import abandon, read_frame, read_json, send_json
+from executor_service.sandboxes.kernel_execution import Execution, KernelDone
+from executor_service.sandboxes.kernel_messages import parse_message
+
+__all__ = ["Kernel", "KernelDone"]
+
+PENDING = 256  # events that may wait for the caller
+CONNECT_TIME = 30.0  # seconds until a kernel must be ready
+SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal
+MISSING_TIME = 2.0  # seconds that the reply and the idle status may lie apart
+START_TIME = 1.0  # seconds that an interrupt waits for its execution to have begun
+
+
+class Kernel:
+    """A started kernel. One execution at a time; closing leaves the kernel running in its sandbox."""
+
+    def __init__(self, sandbox: Sandbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Use `connect`."""
+        self.died = asyncio.Event()  # also set by close
+        self.over_limit = asyncio.Event()  # the present execution passed a limit and was interrupted
+        self._sandbox, self._reader, self._writer = sandbox, reader, writer
+        self._messages = Messages(key=b"", check_pid=False)
+        self._messages.pack = _pack
+        self._exit_code: int | None = None
+        self._signal_name: str | None = None
+        self._present: _Present | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, sandbox: Sandbox, *, fresh: bool = False) -> Self:
+        """The kernel of `sandbox`, once it answers; with `fresh` a new one in place of the present.
+
+        Raises:
+            SandboxFailed: the sandbox is gone, or its kernel does not start.
+        """
+        reader, writer = await sandbox.connect()
+        try:
+            async with asyncio.timeout(CONNECT_TIME):
+                await send_json(writer, {"v": protocol.VERSION, "op": "kernel", "fresh": fresh})
+                answer = await read_json(reader)
+        except (EOFError, ProtocolError, TimeoutError) as error:
+            abandon(writer)
+            raise SandboxFailed("the kernel did not start") from error
+        except BaseException:
+            abandon(writer)
+            raise
+        if answer.get("type") != "kernel_ready":
+            abandon(writer)
+            raise SandboxFailed("the kernel ended while it started")
+        kernel = cls(sandbox, reader, writer)
+        kernel._task = asyncio.create_task(kernel._read(), name=f"kernel {sandbox.id}")
+        return kernel
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the kernel. Idempotent; an execution in progress ends as `died`."""
+        abandon(self._writer)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def execute(
+        self, code: str, *, allow_input: bool = False, output_bytes: int
+    ) -> AsyncGenerator[Event | KernelDone, None]:
+        """Execute `code`; what it shows, in order, and last a `KernelDone`.
+
+        Closing the generator early forgets the execution, it does not stop it: interrupt first.
+
+        Args:
+            code: one cell.
+            allow_input: whether `input()` asks (`InputRequest`, see `answer`) or fails at once.
+            output_bytes: at most so many bytes of stdout, and so many of stderr.
+
+        Raises:
+            RuntimeError: an execution is in progress.
+        """
+        if self._present is not None:
+            raise RuntimeError("this kernel is executing")
+        if self.died.is_set():
+            yield KernelDone(status="died", exit_code=self._exit_code, signal=self._signal_name)
+            return
+        request = self._request("execute_request", _execute_content(code, allow_input))
+        present = self._present = _Present(Execution(request["msg_id"], output_bytes=output_bytes))
+        self.over_limit.clear()
+        try:
+            await self._send(SHELL, request)
+            interrupted = False
+            while not isinstance(event := await present.next(), KernelDone):
+                if self.over_limit.is_set() and not interrupted:
+                    interrupted = True
+                    with contextlib.suppress(SandboxFailed):
+                        await self.interrupt()
+                if event is not None:
+                    yield event
+            yield event
+        finally:
+            present.forget()
+            self._present = None
+
+    async def answer(self, text: str) -> None:
+        """Answer the input request that waits.
+
+        Raises:
+            NotWaitingForInput: there is none.
+        """
+        present = self._present
+        if present is None or present.execution.input_header is None:
+            raise NotWaitingForInput("the execution does not wait for input")
+        header, present.execution.input_header = present.execution.input_header, None
+        await self._send(STDIN, self._request("input_reply", {"value": text}, parent=header))
+
+    async def interrupt(self) -> None:
+        """Interrupt the code that runs, as Ctrl-C would; nothing if none does.
+
+        Raises:
+            SandboxFailed: the sandbox is gone.
+        """
+        if self._present is not None:  # before its code runs the signal would be ignored
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_TIME):
+                    await self._present.started.wait()
+        await self._signal("SIGINT")
+
+    async def _signal(self, name: str) -> None:
+        reader, writer = await self._sandbox.connect()
+        try:
+            async with asyncio.timeout(SIGNAL_TIME):
+                await send_json(writer, {"v": protocol.VERSION, "op": "kernel_signal", "signal": name})
+                await read_json(reader)
+        except (EOFError, ProtocolError, TimeoutError) as error:
+            raise SandboxFailed("the guest did not deliver a signal") from error
+        finally:
+            abandon(writer)
+
+    def _request(self, kind: str, content: dict[str, Json], *, parent: Mapping[str, Json] | None = None) -> dict[str, Any]:
+        header = dict(parent) if parent is not None else None
+        message: dict[str, Any] = self._messages.msg(kind, content, parent=header)
+        return message
+
+    async def _send(self, channel: int, message: dict[str, Any]) -> None:
+        parts = self._messages.serialize(message)[1:]  # without the delimiter
+        with contextlib.suppress(OSError, RuntimeError):  # its end is noticed where we read
+            self._writer.write(pack_message(channel, parts))
+            await self._writer.drain()
+
+    async def _read(self) -> None:
+        """Read until the kernel or the connection ends; then tell so."""
+        try:
+            while True:
+                kind, payload = await read_frame(self._reader)
+                if kind is Kind.KERNEL:
+                    await self._on_message(payload)
+                elif kind is Kind.JSON and self._on_notice(protocol.parse_json(payload)):
+                    return
+        except (EOFError, ProtocolError):
+            pass
+        finally:
+            self.died.set()
+            if self._present is not None:
+                self._present.end(self._exit_code, self._signal_name)
+
+    async def _on_message(self, payload: bytes) -> None:
+        present = self._present
+        if present is None:
+            return
+        message = parse_message(payload)
+        if message is not None:
+            await present.put(present.execution.feed(message))
+            if present.execution.over_limit:
+                self.over_limit.set()
+
+    def _on_notice(self, notice: dict[str, Any]) -> bool:
+        """Heed a JSON frame; whether it says that the kernel ended."""
+        match notice:
+            case {"type": "oversize", "channel": int(channel)} if self._present is not None:
+                self._present.execution.feed_oversize(channel)
+                self.over_limit.set()
+                self._present.wake()
+            case {"type": "kernel_died"}:
+                code, name = notice.get("exit_code"), notice.get("signal")
+                self._exit_code = code if type(code) is int else None
+                self._signal_name = name[:32] if isinstance(name, str) else None
+                return True
+        return False
+
+
+class _Present:
+    """The execution in progress, and the events of it that its caller has not taken yet."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.started = asyncio.Event()
+        self._queue: asyncio.Queue[Event | KernelDone | None] = asyncio.Queue(PENDING)
+        self._end: KernelDone | None = None
+        self._incomplete_until: float | None = None
+        self._forgotten = False
+
+    async def put(self, event: Event | None) -> None:
+        """Queue an event, waiting for room; then see whether the execution is done."""
+        if self.execution.started:
+            self.started.set()
+        if event is not None and not self._forgotten:
+            await self._queue.put(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make `next` look again at an execution whose state changed."""
+        if self.execution.replied or self.execution.idle or self.execution.over_limit:
+            with contextlib.suppress(asyncio.QueueFull):  # then it is awake
+                self._queue.put_nowait(None)
+
+    async def next(self) -> Event | KernelDone | None:
+        """The next event; the `KernelDone` when there are no more; None for "look again"."""
+        while self._queue.empty():
+            execution = self.execution
+            if execution.replied and execution.idle:
+                return execution.unsaid_error() or execution.done()
+            if self._end is not None:
+                return self._end
+            if not (execution.replied or execution.idle):
+                return await self._queue.get()
+            now = asyncio.get_running_loop().time()
+            self._incomplete_until = self._incomplete_until or now + MISSING_TIME
+            try:
+                async with asyncio.timeout_at(self._incomplete_until):
+                    return await self._queue.get()
+            except TimeoutError:
+                return execution.unsaid_error() or execution.done()
+        return self._queue.get_nowait()
+
+    def end(self, exit_code: int | None, signal: str | None) -> None:
+        """The kernel ended."""
+        self._end = self.execution.died(exit_code, signal)
+        self.started.set()
+        with contextlib.suppress(asyncio.QueueFull):
+            self._queue.put_nowait(None)
+
+    def forget(self) -> None:
+        """Nobody takes events any more: let a waiting reader go on."""
+        self._forgotten = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+
+def _execute_content(code: str, allow_input: bool) -> dict[str, Json]:
+    return {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": allow_input,
+        "stop_on_error": False,
+    }
+
+
+def _pack(value: Json) -> bytes:
+    """JSON with escapes alone, so that any `str` passes."""
+    return json.dumps(value, default=json_default, separators=(",", ":")).encode()
+
+

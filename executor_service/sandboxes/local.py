@@ -1,0 +1,297 @@
+"""The local backend: sandboxes made of Linux namespaces on this host, without any daemon.
+
+It never runs code unisolated: where the kernel refuses namespaces, entering it raises and says what to
+change. What enforces which limit, and how exactly, depends on the host: see `isolation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from executor_service.errors import BackendUnavailable, ImageNotFound, SandboxFailed
+from executor_service.guest.protocol import VERSION
+from executor_service.images import BuiltImage
+from executor_service.result import Usage
+from executor_service.sandboxes import cgroups, seccomp
+from executor_service.sandboxes.base import Lease, SandboxSpec
+from executor_service.sandboxes.guest import ask
+from executor_service.sandboxes.nursery import NurseryClient
+from executor_service.sandboxes.uids import NoUidLeft, UidLease, UidRange, configured_range
+
+log = logging.getLogger(__name__)
+
+EXIT_TIMEOUT = 10.0
+
+
+class LocalSandbox:
+    """One sandbox of the local backend."""
+
+    def __init__(self, backend: LocalBackend, sandbox_id: str, spec: SandboxSpec) -> None:
+        self.id = sandbox_id
+        self.spec = spec
+        self.died = asyncio.Event()
+        self._backend = backend
+        self._socket_path = backend.socket_path(sandbox_id)
+        self.uids: UidLease | None = None
+        self.group: cgroups.Group | None = None
+        self._configured: Lease | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def configure(self, lease: Lease) -> None:
+        """Apply memory, processes and cpus. Raises SandboxFailed if the sandbox is gone."""
+        if self.died.is_set():
+            raise SandboxFailed("the sandbox is gone")
+        if self.group:
+            try:
+                self.group.apply(lease)
+            except OSError as error:
+                raise SandboxFailed(f"a limit could not be set: {error}") from error
+        request = {
+            "op": "configure",
+            "memory_bytes": lease.memory_bytes,
+            "processes": lease.processes,
+            "sampled": self.group is None,
+            "cpu_count": math.ceil(lease.cpus),
+        }
+        await ask(self, request)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A fresh connection to the guest. Raises SandboxFailed if the sandbox is gone."""
+        if self.died.is_set():
+            raise SandboxFailed("the sandbox is gone")
+        try:
+            return await asyncio.open_unix_connection(self._socket_path)
+        except OSError as error:
+            raise SandboxFailed(f"the guest does not answer: {error}") from error
+
+    async def usage(self) -> Usage:
+        """CPU seconds used since creation, and peak memory since `configure` (own pages only)."""
+        if self.group:
+            return Usage(cpu_time=self.group.cpu_time(), peak_memory_bytes=self.group.peak_memory())
+        stats = await self._stats()
+        return Usage(cpu_time=None, peak_memory_bytes=stats.get("peak_memory_bytes"))
+
+    async def oom_kills(self) -> int:
+        """How many processes the memory limit has killed since creation."""
+        if self.group:
+            return self.group.oom_kills()
+        kills = (await self._stats()).get("kills", 0)
+        return kills if isinstance(kills, int) else 0
+
+    async def _stats(self) -> Mapping[str, Any]:
+        try:
+            return await ask(self, {"op": "stats"})
+        except SandboxFailed:
+            return {}
+
+    async def close(self) -> None:
+        """Kill everything inside and leave nothing behind. Idempotent; never raises."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._backend.kill(self)
+        try:
+            async with asyncio.timeout(EXIT_TIMEOUT):
+                await self.died.wait()
+        except TimeoutError:
+            log.error("sandbox did not end in time", extra={"sandbox": self.id})
+        await self._backend.clean_up(self)
+
+
+class LocalBackend:
+    """Makes local sandboxes; enter it before use."""
+
+    name = "local"
+
+    def __init__(self, images: Sequence[BuiltImage], state_dir: Path, instance: str = "default") -> None:
+        self._images = {image.name: image for image in images}
+        self._runtime_dir = state_dir / "run"
+        self._instance = instance
+        self._root = os.geteuid() == 0
+        self._hierarchy: cgroups.Hierarchy | None = None
+        self._uids: UidRange | None = None
+        self._nurseries: dict[str, NurseryClient] = {}
+        self._live: dict[str, LocalSandbox] = {}
+        self._dir_fd = -1
+        self._seccomp = b""
+
+    async def __aenter__(self) -> Self:
+        self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._runtime_dir.chmod(0o700)
+        self._dir_fd = os.open(self._runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._seccomp = seccomp.program()
+        self._hierarchy = cgroups.find(self._instance)
+        if self._root:
+            self._uids = UidRange(*configured_range())
+        try:
+            for image in self._images.values():
+                await self._start_nursery(image)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def _start_nursery(self, image: BuiltImage) -> NurseryClient:
+        nursery = NurseryClient(image, many_uids=self._root, seccomp=self._seccomp, runtime_dir=self._runtime_dir)
+        self._nurseries[image.name] = nursery
+        await nursery.start()
+        return nursery
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._live.values())))
+        for nursery in self._nurseries.values():
+            await nursery.stop()
+        self._nurseries.clear()
+        if self._hierarchy:
+            cgroups.remove_parents(self._hierarchy)
+        if self._dir_fd >= 0:
+            os.close(self._dir_fd)
+            self._dir_fd = -1
+        shutil.rmtree(self._runtime_dir, ignore_errors=True)
+
+    def socket_path(self, sandbox_id: str) -> str:
+        """A short name of the guest's socket, however deep the state directory lies (107 bytes at most)."""
+        return f"/proc/self/fd/{self._dir_fd}/{sandbox_id}.sock"
+
+    async def create(self, spec: SandboxSpec) -> LocalSandbox:
+        """A ready sandbox, or nothing left behind.
+
+        Raises:
+            ImageNotFound: no such image here.
+            SandboxFailed: it could not be made.
+            BackendUnavailable: the nursery is gone and does not start again.
+        """
+        nursery = await self._nursery(spec.image)
+        sandbox = LocalSandbox(self, "sb_" + secrets.token_hex(8), spec)
+        self._live[sandbox.id] = sandbox
+        fds: list[int] = []
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        exited = sandbox.died.set
+        try:
+            listener.bind(sandbox._socket_path)
+            listener.listen(64)
+            if self._uids:
+                sandbox.uids = self._uids.lease()
+            if self._hierarchy:
+                sandbox.group = cgroups.Group(self._hierarchy, sandbox.id)
+                fds = sandbox.group.open_joins()
+            uid_base = sandbox.uids.base if sandbox.uids else None
+            await nursery.create(sandbox.id, spec.warm, spec.disk_bytes, uid_base, [listener.fileno(), *fds], exited)
+        except NoUidLeft as error:
+            sandbox.died.set()
+            raise BackendUnavailable(str(error)) from error
+        except OSError as error:
+            sandbox.died.set()
+            raise SandboxFailed(f"the sandbox could not be made: {error}") from error
+        except BaseException:
+            if nursery.broken:
+                sandbox.died.set()
+            await sandbox.close()
+            raise
+        finally:
+            listener.close()
+            for fd in fds:
+                os.close(fd)
+            if sandbox.died.is_set():
+                await sandbox.close()
+        return sandbox
+
+    async def _nursery(self, image: str) -> NurseryClient:
+        if image not in self._images:
+            raise ImageNotFound(f"no image named {image!r} is built; build it: codecell-executor images build {image}")
+        nursery = self._nurseries[image]
+        if nursery.broken is None:
+            return nursery
+        log.error("nursery lost, starting another", extra={"image": image, "why": nursery.broken})
+        await nursery.stop()
+        return await self._start_nursery(self._images[image])
+
+    def kill(self, sandbox: LocalSandbox) -> None:
+        """Have the nursery kill a sandbox's first process, and so all of them."""
+        nursery = self._nurseries.get(sandbox.spec.image)
+        if nursery is None or nursery.broken:
+            sandbox.died.set()
+        else:
+            nursery.kill(sandbox.id)
+
+    async def clean_up(self, sandbox: LocalSandbox) -> None:
+        """Remove what a dead sandbox leaves on the host."""
+        if self._live.pop(sandbox.id, None) is None:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(self._runtime_dir / f"{sandbox.id}.sock")
+        if sandbox.group and not await asyncio.to_thread(sandbox.group.remove):
+            log.error("cgroup could not be removed", extra={"sandbox": sandbox.id})
+        if sandbox.uids:
+            sandbox.uids.release()
+
+    async def sweep(self) -> int:
+        """Remove groups and sockets that a dead predecessor of this instance left."""
+        removed = 0
+        for path in self._runtime_dir.glob("sb_*.sock"):
+            if path.stem not in self._live:
+                path.unlink(missing_ok=True)
+                removed += 1
+        if self._hierarchy and not self._live:
+            removed += await asyncio.to_thread(cgroups.sweep, self._hierarchy)
+        return removed
+
+    async def adopt(self) -> list[LocalSandbox]:
+        """Nothing: local sandboxes end with the service that made them."""
+        return []
+
+    async def ping(self) -> None:
+        """Raises BackendUnavailable if a nursery is gone."""
+        for image, nursery in self._nurseries.items():
+            if nursery.broken:
+                raise BackendUnavailable(f"the nursery of image {image} is gone: {nursery.broken}")
+
+    def isolation(self) -> Mapping[str, Mapping[str, str]]:
+        """What is enforced, by what, and how exactly, on this host."""
+        return describe(root=self._root, controllers=self._hierarchy.controllers if self._hierarchy else frozenset())
+
+
+def describe(*, root: bool, controllers: frozenset[str]) -> Mapping[str, Mapping[str, str]]:
+    """The answer of `LocalBackend.isolation`, as a function of what the host allows."""
+
+    def aspect(by: str, enforced: str = "exact", detail: str | None = None) -> dict[str, str]:
+        return {"by": by, "enforced": enforced} | ({"detail": detail} if detail else {})
+
+    memory = "memory" in controllers
+    return {
+        "filesystem": aspect("mount namespace, private read-only root"),
+        "processes_seen": aspect("pid namespace"),
+        "network": aspect("network namespace without a device but loopback"),
+        "ipc": aspect("ipc and uts namespaces"),
+        "users": aspect(
+            "user namespace, host uids of its own" if root else "user namespace, one host uid",
+            detail=None if root else "user code has its own user namespace below the guest's",
+        ),
+        "system_calls": aspect("seccomp allow-list, no_new_privs, no capabilities, nosuid mounts"),
+        "memory": aspect("cgroup, swap included") if memory else aspect("sum of memory read every 100 ms, then kill", "sampled"),
+        "processes": aspect("RLIMIT_NPROC" + (" and cgroup" if "pids" in controllers else " in the user namespace")),
+        "cpus": aspect("cgroup quota") if "cpu" in controllers else aspect("nothing", "none", "no writable cpu cgroup"),
+        "cpu_time": aspect("RLIMIT_CPU a process, sum read every 100 ms", "sampled"),
+        "wall_time": aspect("the guest's clock, then SIGKILL to the whole tree"),
+        "disk": aspect("tmpfs size and inodes"),
+        "output": aspect("counted in the guest"),
+        "open_files": aspect("RLIMIT_NOFILE"),
+    }

@@ -1,0 +1,119 @@
+"""One run, execution or command: its id, its journal, and the handles by which callers steer it.
+
+What the work is belongs to :mod:`.runs`, :mod:`.execution` and :mod:`.command`; they give an
+operation its `Control`. The HTTP layer needs no more than this class.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+from executor_service.errors import NotWaitingForInput
+from executor_service.events import Completed, Json, Started
+from executor_service.sessions.fold import fold
+from executor_service.sessions.journal import Journal
+
+Kind = Literal["run", "execution", "command"]
+State = Literal["running", "done"]
+PREFIX: Mapping[Kind, str] = {"run": "run_", "execution": "exe_", "command": "cmd_"}
+
+
+def new_id(prefix: str) -> str:
+    """An id with 128 random bits."""
+    return prefix + secrets.token_hex(16)
+
+
+class Control(Protocol):
+    """How the work of one operation is steered while it runs."""
+
+    async def stop(self) -> None:
+        """Have it end soon; returns at once or when it has ended."""
+
+    async def input(self, data: bytes | str, *, close: bool) -> None:
+        """Give it input. Raises NotWaitingForInput when it takes none."""
+
+    async def signal(self, name: str) -> None:
+        """Send its processes a signal. Raises InvalidRequest for an unknown name."""
+
+
+class Operation:
+    """One operation, from its start until it is forgotten."""
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        owner: str,
+        detached: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.id = new_id(PREFIX[kind])
+        self.kind: Kind = kind
+        self.owner = owner
+        self.detached = detached
+        self.journal = Journal()
+        self.started_at = clock()
+        self.ended_at: float | None = None
+        self.control: Control | None = None
+        self._clock = clock
+        self.journal.append(Started(id=self.id))
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.id} {self.state} events={len(self.journal)}>"
+
+    @property
+    def state(self) -> State:
+        return "done" if self.journal.ended else "running"
+
+    def fold(self) -> dict[str, Json]:
+        """The JSON body of docs/api.md so far, with `state`; `outcome` is None until the end.
+
+        Raises:
+            CodecellError: it ended because the service failed.
+        """
+        if self.journal.failure is not None:
+            raise self.journal.failure
+        elapsed = max(0.0, self._clock() - self.started_at)
+        body = fold(self.kind, self.id, self.journal.events, elapsed=elapsed)
+        return {**body, "state": self.state}
+
+    async def wait(self) -> None:
+        """Until it has ended.
+
+        Raises:
+            CodecellError: it ended because the service failed.
+        """
+        await self.journal.wait()
+
+    async def stop(self) -> None:
+        """Stop it (outcome `interrupted`) and wait until it has ended; nothing if it had."""
+        if self.control is not None and self.state == "running":
+            await self.control.stop()
+        await self.journal.ended_event.wait()
+
+    async def input(self, data: bytes | str, close: bool = False) -> None:
+        """Answer an execution's `input_request`, or write to a command's standard input.
+
+        Raises:
+            NotWaitingForInput: it has ended, takes no input, or has asked for none.
+        """
+        if self.control is None or self.state == "done":
+            raise NotWaitingForInput(f"{self.id} has ended and takes no input")
+        await self.control.input(data, close=close)
+
+    async def signal(self, name: str) -> None:
+        """Send a signal such as ``SIGTERM`` to a command; nothing if it has ended.
+
+        Raises:
+            InvalidRequest: no such signal.
+        """
+        if self.control is not None and self.state == "running":
+            await self.control.signal(name)
+
+    def complete(self, fields: Mapping[str, Json]) -> None:
+        """End it. The operation's own work calls this, once."""
+        self.ended_at = self._clock()
+        self.journal.append(Completed(fields={"id": self.id, **fields}))
+        self.control = None

@@ -1,0 +1,70 @@
+"""An owner for background tasks: whoever starts tasks has one of these and leaves it when done.
+
+Unlike `asyncio.TaskGroup`, one task that fails does not end the others: the failure is logged, and
+the owner goes on. Leaving cancels what still runs and waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """A set of running tasks with one owner."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.cancel()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run `work` as a task of this owner; an exception that nobody awaits is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until none runs, also for those started meanwhile; False if `timeout` came first."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while others := self._others():
+            left = None if deadline is None else deadline - loop.time()
+            if left is not None and left <= 0:
+                return False
+            await asyncio.wait(others, timeout=left)
+        return True
+
+    async def cancel(self) -> None:
+        """Cancel what runs and wait until all of it has ended."""
+        while others := self._others():
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        return self._running - {asyncio.current_task()}  # type: ignore[arg-type]
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task %s failed", task.get_name(), exc_info=error)
