@@ -49,7 +49,7 @@ class OwnService:
     """A service child of this process. `start` blocks until it listens; `stop` ends it."""
 
     def __init__(self, *, say: Callable[[str], None] | None = None) -> None:
-        self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._say = say or (_to_stderr)
         self._key = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[str] | None = None
         self._directory: Path | None = None
@@ -80,7 +80,14 @@ class OwnService:
         key_file.touch(mode=0o600)
         key_file.write_text(self._key + "\n")
         log = self._directory / "service.log"
-        arguments = ["--port", "0", "--state-dir", str(self._directory / "state"), "--api-key-file", str(key_file)]
+        arguments = [
+            "--port",
+            "0",
+            "--state-dir",
+            str(self._directory / "state"),
+            "--api-key-file",
+            str(key_file),
+        ]
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 [*command, "serve", *arguments, *extra],
@@ -105,7 +112,9 @@ class OwnService:
                 line = lines.get(timeout=SAY_SO_AFTER)
             except queue.Empty:
                 if not said:
-                    self._say("Starting a Codecell service (the first start builds its Python image: minutes)...")
+                    self._say(
+                        "Starting a Codecell service (the first start builds its Python image: minutes)..."
+                    )
                     said = True
                 continue
             if line is None:
@@ -139,6 +148,11 @@ class OwnService:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 class _Shared:

@@ -131,7 +131,8 @@ async def in_caller(function: Callable[[], T]) -> T:
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call a user's function, sync or async. A sync one runs on a worker thread, where it may make
-    blocking calls itself."""
+    blocking calls itself.
+    """
     if inspect.iscoroutinefunction(function):
         return await function(*args)
     value = await asyncio.to_thread(_without_inbox, function, args)

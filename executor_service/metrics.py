@@ -9,11 +9,20 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from executor_service.events import Completed, Event, Json
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _OPERATION_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 
 Gauges = Callable[[], Mapping[str, float]]
+
+
+class Journal(Protocol):
+    """The events of an operation."""
+
+    @property
+    def events(self) -> tuple[Event, ...]: ...
 
 
 class Ended(Protocol):
@@ -22,7 +31,8 @@ class Ended(Protocol):
     @property
     def kind(self) -> str: ...
 
-    def fold(self) -> Mapping[str, object]: ...
+    @property
+    def journal(self) -> Journal: ...
 
 
 class Metrics:
@@ -63,10 +73,12 @@ class Metrics:
         self._request_seconds.labels(method, route).observe(seconds)
 
     def operation_ended(self, operation: Ended) -> None:
-        """Count one operation."""
-        folded = operation.fold()
-        self._operations.labels(operation.kind, str(folded.get("outcome"))).inc()
-        duration = folded.get("duration")
+        """Count one operation; one that ended by a fault of the service has outcome `failed`."""
+        events = operation.journal.events
+        last = events[-1] if events else None
+        fields: Mapping[str, Json] = last.fields if isinstance(last, Completed) else {}
+        self._operations.labels(operation.kind, str(fields.get("outcome", "failed"))).inc()
+        duration = fields.get("duration")
         if isinstance(duration, int | float):
             self._operation_seconds.labels(operation.kind).observe(duration)
 

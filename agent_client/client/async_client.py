@@ -45,7 +45,9 @@ class AsyncExecutorClient:
         body = run_body(code, **options)
         return EventStream(events_of(self._transport, "POST", "/v1/runs", body=body), RunResult.parse)
 
-    async def start_run(self, code: str | None = None, **options: Unpack[RunOptions]) -> AsyncOperation[RunResult]:
+    async def start_run(
+        self, code: str | None = None, **options: Unpack[RunOptions]
+    ) -> AsyncOperation[RunResult]:
         """Run one program detached: it goes on whatever becomes of this client."""
         body = run_body(code, **options) | {"detach": True}
         begun = await self._transport.json("POST", "/v1/runs", body=body)
@@ -57,10 +59,13 @@ class AsyncExecutorClient:
 
     def create_session(self, **options: Unpack[SessionOptions]) -> OpeningSession:
         """A new session: `session = await client.create_session()`, or
-        `async with client.create_session() as session`, which closes it at the end."""
+        `async with client.create_session() as session`, which closes it at the end.
+        """
 
         async def open_session() -> AsyncSession:
-            created = await self._transport.json("POST", "/v1/sessions", body=session_body(**options), wait=120.0)
+            created = await self._transport.json(
+                "POST", "/v1/sessions", body=session_body(**options), wait=120.0
+            )
             return AsyncSession(self._transport, take(SessionInfo, created))
 
         return OpeningSession(open_session)
@@ -71,8 +76,16 @@ class AsyncExecutorClient:
         await session.refresh()
         return session
 
+    async def close_session(self, id: str) -> None:
+        """Close a session by its id; one that is closed already is fine."""
+        await AsyncSession(self._transport, SessionInfo(id=id)).close()
+
     async def list_sessions(
-        self, *, metadata: Mapping[str, str] | None = None, limit: int | None = None, cursor: str | None = None
+        self,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> SessionPage:
         """A page of this key's sessions, those whose metadata has all the given pairs."""
         params: dict[str, Any] = {f"metadata.{key}": value for key, value in (metadata or {}).items()}

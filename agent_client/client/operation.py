@@ -10,7 +10,7 @@ from urllib.parse import quote
 from agent_client.client.bodies import file_body
 from agent_client.client.transport import QUIET_TIME, Transport, read_all, translated
 from agent_client.errors import ServiceUnreachable, StreamBroken
-from agent_client.wire.events import Event, SseDecoder, parse_event
+from agent_client.wire.events import Completed, Event, SseDecoder, parse_event
 from agent_client.wire.fold import Fold
 
 R = TypeVar("R")
@@ -28,6 +28,7 @@ class EventStream(Generic[R]):
     def __init__(self, events: AsyncGenerator[tuple[int, Event]], parse: Parse[R]) -> None:
         self._events = events
         self._fold: Fold[R] = Fold(parse=parse)
+        self._ended = False
         self.last_event_id = 0
 
     @property
@@ -56,12 +57,13 @@ class EventStream(Generic[R]):
         return self
 
     async def __anext__(self) -> Event:
-        if self._fold.result is not None:
+        if self._ended:
             raise StopAsyncIteration
         number, event = await anext(self._events)
         self.last_event_id = number or self.last_event_id
         self._fold.add(event)
-        if self._fold.result is not None:
+        if isinstance(event, Completed):
+            self._ended = True
             await self._events.aclose()
         return event
 
@@ -110,9 +112,7 @@ async def events_of(
     )
 
 
-async def resumed(
-    transport: Transport, path: str, *, after: int = 0
-) -> AsyncGenerator[tuple[int, Event]]:
+async def resumed(transport: Transport, path: str, *, after: int = 0) -> AsyncGenerator[tuple[int, Event]]:
     """The events of a detached operation; a broken connection is taken up where it broke."""
     for attempt in range(_RESUMES + 1):
         source = events_of(transport, "GET", path, after=after)
@@ -165,7 +165,9 @@ class AsyncOperation(Generic[R]):
             body: dict[str, Any] = {"base64": file_body("", data)["content"]}
         else:
             body = {"text": data}
-        await self._transport.json("POST", f"{self._path}/input", body=body | ({"close": True} if close else {}))
+        await self._transport.json(
+            "POST", f"{self._path}/input", body=body | ({"close": True} if close else {})
+        )
 
     async def signal(self, name: str = "SIGTERM") -> None:
         """Send a command a signal."""

@@ -199,7 +199,9 @@ class Session:
         """Run a command and get its events as they come; closing the stream kills it."""
         return BlockingStream(self.async_.stream_command(command, **options))
 
-    def start_command(self, command: str | list[str], **options: Unpack[CommandOptions]) -> Operation[CommandResult]:
+    def start_command(
+        self, command: str | list[str], **options: Unpack[CommandOptions]
+    ) -> Operation[CommandResult]:
         """Run a command detached, such as a server."""
         return Operation(run_sync(lambda: self.async_.start_command(command, **options)))
 
@@ -238,6 +240,7 @@ class ExecutorClient:
         self.async_ = AsyncExecutorClient(base_url, api_key, retries=retries, autostart=autostart)
 
     run = blocking(AsyncExecutorClient.run)
+    close_session = blocking(AsyncExecutorClient.close_session)
     list_sessions = blocking(AsyncExecutorClient.list_sessions)
     iter_sessions = blocking_iterator(AsyncExecutorClient.iter_sessions)
     languages = blocking(AsyncExecutorClient.languages)

@@ -57,7 +57,9 @@ class AsyncTerminal:
             try:
                 frame = await self._socket.recv()
             except ConnectionClosed as error:
-                raise StreamBroken(f"The terminal's connection ended before its shell did ({error}).") from error
+                raise StreamBroken(
+                    f"The terminal's connection ended before its shell did ({error})."
+                ) from error
             if isinstance(frame, bytes):
                 return frame
             self._control(frame)
@@ -118,5 +120,7 @@ def _refused(status: int, body: bytes | bytearray | None, url: str) -> Exception
     if isinstance(problem, dict) and "code" in problem:
         return api_error(status, problem, url=url)
     if status == 401:
-        return api_error(status, {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}, url=url)
+        return api_error(
+            status, {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}, url=url
+        )
     return UnexpectedAnswer(f"{url} refused the terminal with status {status}")

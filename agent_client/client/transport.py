@@ -18,7 +18,14 @@ from typing import Any
 import httpx2
 
 from agent_client.blocking import PerLoop
-from agent_client.errors import ApiError, CodecellError, ServiceUnreachable, StreamBroken, UnexpectedAnswer, api_error
+from agent_client.errors import (
+    ApiError,
+    CodecellError,
+    ServiceUnreachable,
+    StreamBroken,
+    UnexpectedAnswer,
+    api_error,
+)
 
 Json = Any
 CONNECT_TIME = 5.0
@@ -72,7 +79,9 @@ class Transport:
         wait: float = ANSWER_TIME,
     ) -> Any:
         """The JSON answer (None for an empty one); `wait` seconds for each piece of it."""
-        async with self.stream(method, path, body=body, params=params, content=content, wait=wait) as response:
+        async with self.stream(
+            method, path, body=body, params=params, content=content, wait=wait
+        ) as response:
             raw = await read_all(response)
         return decode(raw, response) if raw else None
 
@@ -144,7 +153,9 @@ class Transport:
                 headers=headers,
                 trust_env=not _is_loopback(address.url),
                 # Shorter than the server's own keep-alive (5 s), so that it never closes under a request.
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0),
+                limits=httpx2.Limits(
+                    max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0
+                ),
             )
         except UnicodeEncodeError as error:
             raise ServiceUnreachable("the API key has characters that cannot stand in a header") from error
@@ -221,7 +232,7 @@ def _translate(error: Exception, url: str, last_event_id: int = 0) -> CodecellEr
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
         return ServiceUnreachable(f"{url!r} is not the URL of a service ({reason}): write http://HOST:PORT")
-    if isinstance(error, _CONNECT_FAILED | httpx2.ProxyError):
+    if isinstance(error, (*_CONNECT_FAILED, httpx2.ProxyError)):
         return ServiceUnreachable(
             f"No Codecell service answers at {url} ({reason}). Start one with `codecell-executor serve`, or"
             " say where it is with CODECELL_URL (or base_url=, --url)."

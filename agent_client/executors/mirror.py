@@ -67,7 +67,9 @@ class Mirror:
         size = 0
         for path, info in _walk(self.directory):
             if len(found) >= self._max_files or size + info.st_size > self._max_bytes:
-                left_out.append(f"{path} was not uploaded: more than {self._max_files} files or {self._max_bytes} bytes")
+                left_out.append(
+                    f"{path} was not uploaded: more than {self._max_files} files or {self._max_bytes} bytes"
+                )
                 break
             size += info.st_size
             found.append(LocalFile(path=path, size=info.st_size))
@@ -78,7 +80,9 @@ class Mirror:
         *parents, name = _parts(file.path)
         directory = self._enter(parents, make=False)
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+            )
         finally:
             os.close(directory)
         left = file.size
@@ -157,7 +161,9 @@ class Mirror:
             if replace:
                 os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             else:
-                os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)  # fails if it exists by now
+                os.link(
+                    temporary, name, src_dir_fd=directory, dst_dir_fd=directory
+                )  # fails if it exists by now
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
@@ -167,9 +173,10 @@ class Mirror:
         self._save_record()
 
     def _save_record(self) -> None:
-        with contextlib.suppress(OSError), open(
-            self._record_file(os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8"
-        ) as file:
+        with (
+            contextlib.suppress(OSError),
+            open(self._record_file(os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file,
+        ):
             json.dump(self._own, file)
 
     def _record_file(self, flags: int) -> int:
@@ -194,7 +201,7 @@ def _parts(path: str) -> list[str]:
             raise Refused("its path leaves the directory")
         if part.startswith(".") or part.startswith("~"):
             raise Refused("hidden files are not copied")
-        if "\\" in part or len(os.fsencode(part)) > 255 or any(_unprintable(c) for c in part):
+        if "\\" in part or any(_unprintable(c) for c in part) or len(os.fsencode(part)) > 255:
             raise Refused("its name has characters that a file name should not have")
     return parts
 

@@ -13,12 +13,15 @@ from agent_client.models.openai_chat import DEFAULT_TIMEOUT, OpenAIChatCompletio
 Json = Any
 LlmConfig = Mapping[str, Json]
 # Settings of AutoGen itself that say nothing to an endpoint.
-_NOT_SENT = frozenset({"config_list", "cache_seed", "cache", "filter_func", "tags", "api_type", "functions", "tools"})
+_NOT_SENT = frozenset(
+    {"config_list", "cache_seed", "cache", "filter_func", "tags", "api_type", "functions", "tools"}
+)
 
 
 class FailoverClient:
     """Asks the clients in order until one answers. What was streamed is not taken back, so a client
-    that fails after its first word ends the search."""
+    that fails after its first word ends the search.
+    """
 
     def __init__(self, clients: Sequence[ModelClient]) -> None:
         self._clients = tuple(clients)

@@ -76,7 +76,7 @@ class OpenAIChatCompletionClient:
     async def _streamed(self, asked: dict[str, Json], stream: TextSink) -> ModelResponse:
         import openai
 
-        options = {"stream_options": {"include_usage": True}} if self._ask_usage else {}
+        options: dict[str, Json] = {"stream_options": {"include_usage": True}} if self._ask_usage else {}
         try:
             events = await self._client.get().chat.completions.create(**asked, **options, stream=True)
         except openai.BadRequestError as error:
@@ -92,8 +92,6 @@ class OpenAIChatCompletionClient:
                 model, used = chunk.model or model, chunk.usage or used
                 for choice in chunk.choices[:1]:
                     finish = choice.finish_reason or finish
-                    if choice.delta is None:
-                        continue
                     if choice.delta.content:
                         text.append(choice.delta.content)
                         stream(choice.delta.content)
@@ -116,8 +114,8 @@ class OpenAIChatCompletionClient:
         return ModelResponse(
             content=choice.message.content or "",
             usage=self._usage(completion.usage),
-            model=completion.model or self.model,
-            finish_reason=choice.finish_reason or "stop",
+            model=completion.model,
+            finish_reason=choice.finish_reason,
             tool_calls=tuple(call.model_dump() for call in choice.message.tool_calls or ()),
         )
 
@@ -161,7 +159,9 @@ class OpenAIChatCompletionClient:
                 f"{self._where()} does not answer ({cause or error}): check OPENAI_BASE_URL (or base_url=)."
             )
         if isinstance(error, openai.NotFoundError):
-            return ModelError(f"{self._where()} knows no model {self.model!r}, or the URL is wrong. It said: {error}")
+            return ModelError(
+                f"{self._where()} knows no model {self.model!r}, or the URL is wrong. It said: {error}"
+            )
         return ModelError(f"{self._where()} failed: {error}")
 
 
@@ -176,7 +176,9 @@ def _chat_message(message: Message) -> dict[str, Json]:
 
 def _add_call(calls: dict[int, dict[str, Any]], piece: Any) -> None:
     """Put a streamed piece of a tool call to its call."""
-    call = calls.setdefault(piece.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+    call = calls.setdefault(
+        piece.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+    )
     call["id"] = piece.id or call["id"]
     if piece.function is not None:
         call["function"]["name"] += piece.function.name or ""

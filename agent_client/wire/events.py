@@ -110,7 +110,8 @@ class ServerSentEvent:
 
 class SseDecoder:
     """Server-sent events out of bytes (WHATWG HTML, section 9.2.6). Lines end at LF or CRLF only:
-    the data is JSON, in which other line separators may stand unescaped."""
+    the data is JSON, in which other line separators may stand unescaped.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -43,7 +43,11 @@ def execution_html(
     ended = "" if outcome in ("ok", "error") else f"{outcome or 'running'}{_with(detail)}"
     rich = [bundle_html(bundle) for bundle in bundles]
     return _stack(
-        _pre(stdout), _pre(stderr, "color:#a40000"), *rich, _pre(traceback, "color:#a40000"), _pre(ended, "color:#777")
+        _pre(stdout),
+        _pre(stderr, "color:#a40000"),
+        *rich,
+        _pre(traceback, "color:#a40000"),
+        _pre(ended, "color:#777"),
     )
 
 

@@ -17,7 +17,8 @@ INTERRUPTED, TIMED_OUT, KILLED = 130, 124, 137
 
 def exit_status(outcome: str | None, exit_code: int | None, signal: str | None = None) -> int:
     """The one number that stands for an end: 0 ok, 124 timeout, 137 out of memory, 130 interrupted,
-    128+n for a signal, else the program's own code, and 1 where there is none."""
+    128+n for a signal, else the program's own code, and 1 where there is none.
+    """
     if outcome == "ok":
         return exit_code or 0
     if outcome == "timeout":

@@ -13,14 +13,14 @@ from executor_service.errors import FieldError, InvalidRequest
 NO_NUL = r"^[^\x00]*$"
 ENV_NAME = r"^[^=\x00]+$"
 
-CODE_CHARS = 8 * 1024 * 1024
+CODE_CHARS = 16 * 1024 * 1024
 ARG_CHARS = 128 * 1024 - 1  # Linux refuses a longer single argument or variable (MAX_ARG_STRLEN)
 LARGEST = 1 << 62  # no limit is higher; larger integers are treated as this one
 
 Encoding = Literal["utf-8", "base64"]
 Code = Annotated[str, StringConstraints(max_length=CODE_CHARS, pattern=NO_NUL)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=NO_NUL)]
-Path = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=NO_NUL)]
+Path = Annotated[str, StringConstraints(max_length=4096)]  # what it must be is checked with its meaning
 Arg = Annotated[str, StringConstraints(max_length=ARG_CHARS, pattern=NO_NUL)]
 EnvName = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=ENV_NAME)]
 Env = Annotated[dict[EnvName, Arg], Field(max_length=256)]

@@ -10,8 +10,10 @@ from starlette.responses import Response
 from executor_service.api import sse
 from executor_service.api.connection import until_gone
 from executor_service.api.encode import json_response
-from executor_service.api.ports import Operation
+from executor_service.api.ports import Json, Operation
 from executor_service.api.service import Service
+
+_BULKY = frozenset({"stdout", "stderr", "displays", "result"})
 
 
 async def started(request: Request, operation: Operation, service: Service, location: str) -> Response:
@@ -28,10 +30,10 @@ async def started(request: Request, operation: Operation, service: Service, loca
     if sse.wanted(request):
         return sse.EventStream(operation, finish=service.finish)
     try:
-        await until_gone(operation.wait(), request.receive)
+        finished = await until_gone(operation.wait(), request.receive)
     finally:
         await asyncio.shield(service.finish(operation))
-    return json_response(operation.fold())
+    return json_response(operation.fold()) if finished else Response(status_code=499)
 
 
 def found(request: Request, operation: Operation) -> Response:
@@ -43,3 +45,12 @@ def found(request: Request, operation: Operation) -> Response:
     if sse.wanted(request):
         return sse.EventStream(operation, after=sse.last_event_id(request))
     return json_response(operation.fold())
+
+
+def summary(operation: Operation) -> Json:
+    """An item of a list: every folded field except stdout, stderr, displays and result."""
+    if operation.journal.failure is not None:
+        found: Json = {"outcome": None, "detail": operation.journal.failure.detail}
+    else:
+        found = {k: v for k, v in operation.fold().items() if k not in _BULKY}
+    return {**found, "id": operation.id, "state": operation.state}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
 
+from executor_service.errors import CodecellError
 from executor_service.events import Event
 from executor_service.sessions.requests import (
     CommandRequest,
@@ -20,8 +21,20 @@ Json = dict[str, Any]
 class Journal(Protocol):
     """The numbered events of one operation."""
 
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened so far."""
+
+    @property
+    def failure(self) -> CodecellError | None:
+        """Why it ended without `completed`, if it did."""
+
     def follow(self, after: int = 0) -> AsyncIterator[tuple[int, Event]]:
-        """Events with numbers above `after`, as they come; ends after `completed`."""
+        """Events with numbers above `after`, as they come; ends after `completed`.
+
+        Raises:
+            CodecellError: the service failed; there is no `completed` then.
+        """
 
 
 class Operation(Protocol):
@@ -39,10 +52,10 @@ class Operation(Protocol):
     def journal(self) -> Journal: ...
 
     def fold(self) -> Json:
-        """The JSON body, as far as it is known."""
+        """The JSON body, as far as it is known. Raises the service's failure if it ended by one."""
 
     async def wait(self) -> None:
-        """Until it is done."""
+        """Until it is done. Raises the service's failure if it ended by one."""
 
     async def stop(self) -> None:
         """Kill it, and wait until it is done."""
@@ -65,6 +78,9 @@ class Runs(Protocol):
 
     async def stop(self, run_id: str, owner: str) -> None:
         """Raises RunNotFound."""
+
+    async def drain(self, grace: float) -> None:
+        """Take no more; let what runs finish within `grace` seconds, then stop it."""
 
 
 class Entry(Protocol):
@@ -108,12 +124,10 @@ class Ended(Protocol):
 
 
 class Program(Protocol):
-    """A process on a pseudo-terminal; leaving the context kills its tree."""
+    """A process on a pseudo-terminal."""
 
     @property
     def ended(self) -> Ended | None: ...
-    async def __aenter__(self) -> Program: ...
-    async def __aexit__(self, *exc: object) -> None: ...
     def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]: ...
     async def write_stdin(self, data: bytes) -> None: ...
     async def resize(self, rows: int, cols: int) -> None: ...
@@ -127,16 +141,16 @@ class Session(Protocol):
     @property
     def files(self) -> Files: ...
     def view(self) -> Json: ...
-    async def renew(self, ttl: float | None) -> None: ...
+    async def renew(self, ttl: float) -> None: ...
     async def execute(self, request: ExecutionRequest) -> Operation: ...
     async def command(self, request: CommandRequest) -> Operation: ...
     def executions(self) -> Sequence[Operation]: ...
     def commands(self) -> Sequence[Operation]: ...
     def execution(self, execution_id: str) -> Operation: ...
-    def command_by_id(self, command_id: str) -> Operation: ...
+    def command_of(self, command_id: str) -> Operation: ...
     async def interrupt(self) -> None: ...
     async def restart(self) -> None: ...
-    async def terminal(self, rows: int, cols: int) -> Program: ...
+    def terminal(self, rows: int, cols: int) -> AbstractAsyncContextManager[Program]: ...
 
 
 class Sessions(Protocol):
@@ -154,6 +168,9 @@ class Sessions(Protocol):
 
     async def close(self, session_id: str, owner: str) -> None:
         """Raises SessionNotFound."""
+
+    async def drain(self, grace: float) -> None:
+        """Take no more; let what runs finish within `grace` seconds, then close all."""
 
 
 class About(Protocol):

@@ -80,7 +80,7 @@ def _headers(error: e.CodecellError) -> dict[str, str]:
 
 
 def field_errors(found: Iterable[Mapping[str, Any]], *, skip: int = 0) -> tuple[e.FieldError, ...]:
-    """pydantic's errors as ours, without the input that caused them; `skip` leading parts of `loc`."""
+    """Pydantic's errors as ours, without the input that caused them; `skip` leading parts of `loc`."""
     seen: dict[tuple[str, str], e.FieldError] = {}
     for each in found:
         error = e.FieldError(loc=_loc(each["loc"][skip:]), message=_message(each))
@@ -145,7 +145,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return response(invalid(error.errors(), skip=1), request_id=request_id(request.scope))
 
-    async def gone(request: Request, error: Exception) -> Response:
+    async def gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     async def refused(socket: WebSocket, error: Exception) -> None:
@@ -163,7 +163,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(e.CodecellError, either)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(WebSocketRequestValidationError, refused)  # type: ignore[arg-type]
+    app.add_exception_handler(WebSocketRequestValidationError, refused)
     app.add_exception_handler(ClientDisconnect, gone)
 
 

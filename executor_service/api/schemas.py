@@ -37,10 +37,10 @@ class RunBody(f.Body):
     entrypoint: f.Path | None = None
     stdin: f.Content = ""
     stdin_encoding: f.Encoding = "utf-8"
-    args: Annotated[list[f.Arg], Field(max_length=1024)] = []
-    env: f.Env = {}
-    files: Annotated[list[FileBody], Field(max_length=1000)] = []
-    collect: Annotated[list[f.Glob], Field(max_length=100)] = []
+    args: Annotated[list[f.Arg], Field(max_length=1024)] = Field(default_factory=list)
+    env: f.Env = Field(default_factory=dict)
+    files: Annotated[list[FileBody], Field(max_length=1000)] = Field(default_factory=list)
+    collect: Annotated[list[f.Glob], Field(max_length=100)] = Field(default_factory=list)
     image: f.Name | None = None
     limits: f.RunLimits = f.RunLimits()
     network: bool | f.NetworkRules = False
@@ -78,10 +78,10 @@ class SessionBody(f.Body):
     image: f.Name | None = None
     limits: f.SandboxLimits = f.SandboxLimits()
     network: bool | f.NetworkRules = False
-    env: f.Env = {}
+    env: f.Env = Field(default_factory=dict)
     ttl: f.Ttl | None = None
     idle_ttl: f.Ttl | None = None
-    metadata: f.Metadata = {}
+    metadata: f.Metadata = Field(default_factory=dict)
 
     def to_request(self) -> SessionRequest:
         """The same, as the sessions room takes it."""
@@ -102,7 +102,7 @@ class RenewBody(f.Body):
 
     model_config = f.with_example({"ttl": 3600})
 
-    ttl: f.Ttl | None = None
+    ttl: f.Ttl = 3600.0
 
 
 class ExecutionBody(f.Body):
@@ -135,7 +135,7 @@ class CommandBody(f.Body):
     command: f.Code | None = None
     argv: Annotated[list[f.Arg], Field(min_length=1, max_length=1024)] | None = None
     cwd: f.Path | None = None
-    env: f.Env = {}
+    env: f.Env = Field(default_factory=dict)
     stdin: f.Content | None = None
     stdin_encoding: f.Encoding = "utf-8"
     limits: f.OperationLimits = f.OperationLimits()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from executor_service.api.ports import About, Operation, Runs, Session, Sessions
+from executor_service.errors import CodecellError
 from executor_service.metrics import Metrics
 
 
@@ -39,8 +43,13 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._followed, return_exceptions=True)
 
+    async def drain(self, grace: float) -> None:
+        """Take no more work; what runs has `grace` seconds to finish."""
+        await asyncio.gather(self.runs.drain(grace), self.sessions.drain(grace))
+
     async def _count(self, operation: Operation) -> None:
-        await operation.wait()
+        with contextlib.suppress(CodecellError):
+            await operation.wait()
         self.metrics.operation_ended(operation)
 
 
@@ -55,11 +64,13 @@ def owner_of(connection: HTTPConnection) -> str:
     return str(connection.scope.get("state", {}).get("owner", ""))
 
 
-def session_of(connection: HTTPConnection) -> Session:
+async def session_of(connection: HTTPConnection, session_id: str) -> Session:
     """The session in the request's path.
 
     Raises:
         SessionNotFound, SessionClosed: as docs/api.md says.
     """
-    session_id: str = connection.path_params["session_id"]
     return service_of(connection).sessions.get(session_id, owner_of(connection))
+
+
+SessionHere = Annotated[Session, Depends(session_of)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -13,11 +14,14 @@ from starlette.types import Receive, Scope, Send
 from executor_service.api.connection import until_gone
 from executor_service.api.encode import dumps
 from executor_service.api.ports import Operation
-from executor_service.errors import FieldError, InvalidRequest
+from executor_service.errors import CodecellError, FieldError, InvalidRequest
 from executor_service.events import Event, to_json
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 COMMENT_EVERY = 10.0
+_LINE_BREAKS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\u0085\u2028\u2029")
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -46,8 +50,11 @@ def last_event_id(request: Request) -> int:
 
 
 def encode(number: int, event: Event) -> bytes:
-    """One event on the wire. JSON escapes line breaks, so `data` is always one line."""
-    return b"event: %b\nid: %d\ndata: %b\n\n" % (event.TYPE.encode(), number, dumps(to_json(event)))
+    """One event on the wire; `data` is one line, also for clients that split at any Unicode line break."""
+    data = dumps(to_json(event))
+    for line_break, escape in _LINE_BREAKS:
+        data = data.replace(line_break, escape)
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (event.TYPE.encode(), number, data)
 
 
 class EventStream(Response):
@@ -75,7 +82,7 @@ class EventStream(Response):
         self._finish = finish
         self._comment_every = comment_every
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_gone(self._stream(send), receive)
         finally:
@@ -88,6 +95,10 @@ class EventStream(Response):
         try:
             async for number, event in self._operation.journal.follow(self._after):
                 await _write(send, encode(number, event))
+        except CodecellError as error:
+            # Returning without an end breaks the connection: that is how a stream says "we failed".
+            log.warning("stream broken off: %s", error.detail, extra={"operation_id": self._operation.id})
+            return
         finally:
             awake.cancel()
             with contextlib.suppress(asyncio.CancelledError):

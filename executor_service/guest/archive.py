@@ -16,9 +16,9 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO
 
 from executor_service.guest.fspaths import PART_PREFIX, Refusal, refusal, replace_file, show, write_all
+from executor_service.guest.fswire import Incoming
 from executor_service.guest.protocol import CHUNK
 from executor_service.guest.walk import DIRECTORY, Budget, Found, walk
 
@@ -75,8 +75,8 @@ def check(path: str, *, max_bytes: int = MAX_BYTES) -> list[Found]:
     else:
         budget = Budget(entries=MAX_ENTRIES, seconds=20)
         found = list(walk(path, budget, lambda _: True, strict=True))
-        if budget.spent:
-            raise Refusal("payload_too_large", f"more than {MAX_ENTRIES} entries, or too deep; archive a part")
+        if budget.partial:
+            raise Refusal("payload_too_large", "too many entries, or too deep; archive a part of it")
     top, total = path if stat.S_ISDIR(status.st_mode) else os.path.dirname(path), 0
     for item in found:
         if not item.is_file:
@@ -97,7 +97,7 @@ def write(path: str, found: list[Found], send: Callable[[bytes], None]) -> None:
     """
     top = path if os.path.isdir(path) else os.path.dirname(path)
     with tarfile.open(
-        fileobj=_Sink(send),  # type: ignore[call-overload]
+        fileobj=_Sink(send),
         mode="w|",
         bufsize=CHUNK,
         format=tarfile.PAX_FORMAT,
@@ -134,7 +134,7 @@ def _add(tar: tarfile.TarFile, full: str, name: str) -> None:
     tar.addfile(info)
 
 
-def extract(target: str, source: IO[bytes]) -> None:
+def extract(target: str, source: Incoming) -> None:
     """Extract the tar stream `source` into the absolute directory `target`, which exists.
 
     Raises:
@@ -144,7 +144,12 @@ def extract(target: str, source: IO[bytes]) -> None:
     top = os.open(target, DIRECTORY & ~os.O_NOFOLLOW)
     try:
         with tarfile.open(
-            fileobj=source, mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+            fileobj=source,  # type: ignore[call-overload]
+            mode="r|",
+            bufsize=CHUNK,
+            tarinfo=_Member,
+            encoding="utf-8",
+            errors="surrogateescape",
         ) as tar:
             for member in _members(tar):
                 try:
@@ -193,7 +198,7 @@ def _parts(name: str) -> list[str]:
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise Refusal("invalid_path", f"{show(name)[:200]}: names in an archive must be relative, without '..'")
+        raise Refusal("invalid_path", f"{show(name)[:200]}: a name must be relative, without '..'")
     return parts
 
 

@@ -28,23 +28,19 @@ _JOINED = (
 )
 
 
-def serve(flavour: str, config: dict[str, Any], control: socket.socket) -> None:
-    """Until the nursery lets go of `control` and the last child has ended."""
+def serve(config: dict[str, Any], control: socket.socket) -> None:
+    """Until the nursery lets go of `control` and the last child has ended; returns only in a child."""
+    flavour = config["flavour"]
     identity = Identity(
         many_uids=config["many_uids"],
         seccomp=bytes.fromhex(config["seccomp"]),
         last_capability=linux.last_capability(),
     )
-    try:
-        from executor_service.guest import armed
-        stash_of = armed.prepare_zygote
-    except (ImportError, AttributeError):
-        stash_of = lambda names: [__import__(n) for n in names]
-    from executor_service.guest import kernel_start
+    from executor_service.guest import armed, kernel_start
 
+    stash = armed.prepare_zygote(config["preload"])
     if flavour == "kernel":
         kernel_start.preload()
-    stash = stash_of(config["preload"])
     gc.collect()
     gc.freeze()
     control.send(b"ready")
@@ -62,20 +58,22 @@ def serve(flavour: str, config: dict[str, Any], control: socket.socket) -> None:
             except EOFError:
                 poll.unregister(control)
                 continue
-            status = os.dup(fds[2])
             try:
-                pid = _fork(flavour, identity, stash, fds, control)
+                pid = _fork(fds)
             except OSError as error:  # the sandbox is gone already, or no process may be made
-                os.close(status)
+                channel.close(fds)
                 print(f"codecell zygote: {error}", file=sys.stderr)
                 continue
-            finally:
-                channel.close(fds)
+            if pid == 0:
+                _become(flavour, identity, stash, fds)
+                return
+            status = os.dup(fds[2])
+            channel.close(fds)
             pidfd = os.pidfd_open(pid)
             children[pidfd] = (pid, status)
             poll.register(pidfd, select.POLLIN)
-        if not children and control.fileno() >= 0 and _closed(control):
-            return
+        if not children and _closed(control):
+            os._exit(0)
 
 
 def _closed(control: socket.socket) -> bool:
@@ -93,14 +91,16 @@ def _report(pidfd: int, pid: int, status_pipe: int) -> None:
     os.close(status_pipe)
 
 
-def _fork(flavour: str, identity: Identity, stash: Any, fds: list[int], zygote_control: socket.socket) -> int:
-    """Fork a child into the sandbox whose pidfd comes first; it never returns."""
+def _fork(fds: list[int]) -> int:
     linux.setns(fds[0], linux.CLONE_NEWPID)  # concerns the next fork only
-    pid = os.fork()
-    if pid:
-        return pid
+    return os.fork()
+
+
+def _become(flavour: str, identity: Identity, stash: Any, fds: list[int]) -> None:
+    """In the child: enter the sandbox, become user code, and be its kernel, or return as its program."""
+    from executor_service.guest import armed, kernel_start
+
     try:
-        zygote_control.close()
         _enter(identity, fds)
         control = socket.socket(fileno=fds[1])
         channel.close_others([control.fileno()])
@@ -108,10 +108,17 @@ def _fork(flavour: str, identity: Identity, stash: Any, fds: list[int], zygote_c
         os.chdir("/workspace")
         become_user(identity)
         control.sendall(pack_json({"word": "armed", "pid": os.getpid()}))
-        _become(flavour, control, stash)
+        if flavour == "program":
+            armed.serve_armed(control, stash)
+            return
+        control.close()
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        kernel_start.run_kernel(KERNEL_DIRECTORY)
+        os._exit(0)
     except Exception:
         traceback.print_exc()  # our own failure, on the service's stderr
-    finally:
         os._exit(70)
 
 
@@ -124,15 +131,3 @@ def _enter(identity: Identity, fds: list[int]) -> None:
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-
-
-def _become(flavour: str, control: socket.socket, stash: Any) -> None:
-    from executor_service.guest import armed, kernel_start
-
-    if flavour == "kernel":
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        kernel_start.run_kernel(KERNEL_DIRECTORY)
-        os._exit(0)
-    armed.serve_armed(control, stash)

@@ -14,6 +14,7 @@ import errno
 import itertools
 import os
 import secrets
+import stat
 from collections.abc import Callable
 
 PATH_MAX = 4096
@@ -129,6 +130,23 @@ def make_directories(path: str) -> None:
         except OSError:
             if not os.path.isdir(made):
                 raise
+
+
+def open_file(path: str, flags: int = 0) -> int:
+    """A descriptor of a regular file; what else it may be neither blocks nor is touched.
+
+    Raises:
+        Refusal: it is none.
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise Refusal("invalid_path", "not a regular file")
 
 
 def replace_file(

@@ -8,139 +8,34 @@ plain text without terminal colours.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import contextvars
-import fcntl
 import importlib
 import json
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn
 
-from IPython.core.profiledir import ProfileDir
-from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQExitAutocall, ZMQInteractiveShell
+from IPython.core.profiledir import ProfileDir
 from jupyter_client.jsonutil import json_clean, json_default
 from traitlets import Type, Unicode, default
 from traitlets.config import Config
 
 PORTS = ("shell", "iopub", "stdin", "control")  # a socket's port number is its place here, from 1
 INLINE = "module://matplotlib_inline.backend_inline"
-STREAM_CHUNK = 1024 * 1024  # characters of one stream message; larger ones could not be relayed
-FLUSH_INTERVAL = 0.05  # seconds that printed text may wait
-PROMPT_LINES = 8  # lines after a silence that are sent at once
 SEND_TIME = 0.005  # seconds that libzmq's own thread has to write what it was given
 INTERRUPT_GRACE = 0.5  # seconds that a shell command has to obey an interrupt
-
-
-class Stream(OutStream):  # type: ignore[misc]
-    """sys.stdout or sys.stderr: sends in the writing order from whichever thread flushes.
-
-    ipykernel hands every flush to its I/O thread and waits; four of them, mostly of nothing, are
-    a third of the time of a short cell. Here a flush with nothing to send costs nothing. The first
-    lines after a silence are sent at once, so that they are seen if the process is then killed or
-    C code holds the interpreter; after that, text waits `FLUSH_INTERVAL`.
-    """
-
-    flush_interval = FLUSH_INTERVAL
-
-    def __init__(self, session: Any, pub_thread: Any, name: str, **_: Any) -> None:
-        super().__init__(session, pub_thread, name, watchfd=False)
-        self._number = 1 if name == "stdout" else 2
-        self._flush_lock = threading.RLock()
-        self._credit, self._credit_at = float(PROMPT_LINES), time.monotonic()
-        os.register_at_fork(after_in_child=self._forget)
-        self.capture = FdCapture(self._number, super().write)
-
-    def _forget(self) -> None:
-        """In a forked child: nobody holds the locks, and the text is the parent's to send."""
-        self._flush_lock, self._buffer_lock = threading.RLock(), threading.RLock()
-        self._rotate_buffers()
-
-    def fileno(self) -> int:
-        """The real descriptor, which `capture` reads, so that subprocesses can be given it."""
-        return self._number
-
-    def write(self, string: str) -> int | None:
-        """Add text, after what was written to the descriptor before."""
-        if not self._is_master_process():
-            return super().write(string)  # type: ignore[no-any-return]
-        self.capture.drain()
-        written: int | None = super().write(string)
-        if string.endswith("\n") and self._may_send_now():
-            self.flush()
-        return written
-
-    def _may_send_now(self) -> bool:
-        now = time.monotonic()
-        self._credit = min(PROMPT_LINES, self._credit + (now - self._credit_at) / FLUSH_INTERVAL)
-        self._credit_at = now
-        if self._credit < 1:
-            return False
-        self._credit -= 1
-        return True
-
-    def _flush(self) -> None:
-        with self._flush_lock:  # between taking the text and queueing it nobody may go ahead
-            super()._flush()
-
-    def flush(self) -> None:
-        """Send what was written; returns once it is with libzmq, so that a crash loses little."""
-        with self._flush_lock:
-            if not self._buffers:
-                return
-            super()._flush()
-        thread = self.pub_thread
-        if thread is not None and thread.thread.is_alive() and threading.current_thread() is not thread.thread:
-            sent = threading.Event()
-            thread.schedule(sent.set)
-            sent.wait(self.flush_timeout)
-
-    def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
-        for parent, text in super()._flush_buffers():
-            for at in range(0, len(text), STREAM_CHUNK):
-                yield parent, text[at : at + STREAM_CHUNK]
-
-
-class FdCapture:
-    """Turns what is written to a descriptor (by C code, by subprocesses) into stream output."""
-
-    def __init__(self, fd: int, write: Callable[[str], object]) -> None:
-        self._write = write
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._lock = threading.RLock()  # held from reading to writing, so that drain() waits for it
-        self._read_fd, write_fd = os.pipe()
-        os.dup2(write_fd, fd)
-        os.close(write_fd)
-        threading.Thread(target=self._watch, name=f"fd {fd}", daemon=True).start()
-
-    def _watch(self) -> None:
-        poll = select.poll()
-        poll.register(self._read_fd, select.POLLIN)
-        while poll.poll()[0][1] & select.POLLIN:
-            self.drain()
-
-    def drain(self) -> None:
-        """Pass on what is in the pipe now. Safe from any thread."""
-        with self._lock:
-            pending = _pending(self._read_fd)
-            if pending:
-                self._write(self._decoder.decode(os.read(self._read_fd, pending)))
 
 
 class Exiter(ZMQExitAutocall):  # type: ignore[misc]
@@ -157,6 +52,10 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
     def _default_exiter(self) -> Exiter:
         return Exiter(self)
 
+    def init_ipython_dir(self, ipython_dir: object) -> None:  # noqa: ARG002
+        """A directory that is made by nobody, and not in the user's home."""
+        self._trait_values["ipython_dir"] = _profile_dir()
+
     def init_environment(self) -> None:
         """Pagers off. ipykernel also asks every program for colours here, which nobody will see."""
         os.environ.update(PAGER="cat", GIT_PAGER="cat")
@@ -166,7 +65,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
         self.kernel._stdout.capture.drain()
         self.kernel._stderr.capture.drain()
 
-    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
+    def payloadpage_page(self, strg: Any, *_: Any, **__: Any) -> None:
         """Show what would go through a pager (`?name`, `%less`) as a display."""
         self.display_pub.publish(strg if isinstance(strg, dict) else {"text/plain": strg})
 
@@ -263,7 +162,7 @@ class App(IPKernelApp):  # type: ignore[misc]
     def _profile_dir_default(self) -> ProfileDir:
         """A profile whose directory is made by nobody until `%store` needs it."""
         profile = ProfileDir()
-        profile._trait_values["location"] = os.path.join(tempfile.gettempdir(), ".ipython")
+        profile._trait_values["location"] = _profile_dir()
         return profile
 
     def init_profile_dir(self) -> None:
@@ -294,10 +193,9 @@ def _config() -> Config:
         config.IPKernelApp[f"{name}_port"] = number
     config.IPKernelApp.transport = "ipc"
     config.IPKernelApp.parent_handle = 0
-    config.IPKernelApp.outstream_class = f"{__name__}.Stream"
+    config.IPKernelApp.outstream_class = "executor_service.guest.ipython_streams.Stream"
     config.IPKernelApp.capture_fd_output = False
     config.IPKernelApp.log_level = 50
-    config.IPKernelApp.ipython_dir = os.path.join(tempfile.gettempdir(), ".ipython")
     config.Session.key = b""
     config.Kernel._execute_sleep = 0.0  # the reply waits for the output in another way
     config.HistoryManager.enabled = False  # in memory: no database in the user's home, no thread
@@ -332,7 +230,7 @@ def _let_threads_inherit_context() -> None:
     def submit_in_context(pool: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return submit(pool, contextvars.copy_context().run, fn, *args, **kwargs)
 
-    threading.Thread.start = start_in_context  # type: ignore[method-assign]
+    threading.Thread.start = start_in_context  # type: ignore[method-assign, assignment]
     ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign, assignment]
 
 
@@ -341,11 +239,11 @@ def _flush_before_exit(shell: Shell) -> None:
     leave, pid = os._exit, os.getpid()
 
     def flush_and_leave(status: int) -> NoReturn:
-        if os.getpid() == pid:
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if os.getpid() == pid:
                 shell.drain()
-                sys.stdout.flush()
-                sys.stderr.flush()
                 time.sleep(SEND_TIME)
         leave(status)
 
@@ -385,7 +283,5 @@ def _run_shell(command: str) -> int:
         raise
 
 
-def _pending(fd: int) -> int:
-    """How many bytes can be read from a pipe now."""
-    count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
-    return count
+def _profile_dir() -> str:
+    return os.path.join(tempfile.gettempdir(), ".ipython")

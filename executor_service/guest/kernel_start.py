@@ -16,7 +16,9 @@ from types import ModuleType
 
 # Never preloaded: debuggers start threads and take half of the time, and the inline backend hooks
 # itself into the shell while it is imported.
-_UNWANTED = frozenset({"debugpy", "_pydevd_bundle", "_pydev_bundle", "pydevd", "matplotlib_inline", "__main__"})
+_UNWANTED = frozenset(
+    {"debugpy", "_pydevd_bundle", "_pydev_bundle", "pydevd", "matplotlib_inline", "__main__"}
+)
 _FIRST_CELL = """
 import asyncio, warnings
 print(1)

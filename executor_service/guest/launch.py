@@ -27,7 +27,8 @@ def send_with_fds(control: socket.socket, message: dict[str, Any], fds: Sequence
     data = memoryview(pack_json(message))
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
     sent = control.sendmsg([data], ancillary)
-    control.sendall(data[sent:])
+    if sent < len(data):  # a peer that has it all may be gone already
+        control.sendall(data[sent:])
 
 
 def start_process(request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import mmap
 import os
 import resource
@@ -18,41 +17,20 @@ import socket
 import struct
 import time
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
-from executor_service.guest import channel, linux, procs, template
+from executor_service.guest import channel, files, linux, procs, template
+from executor_service.guest.program import Handler
 from executor_service.guest.privileges import Identity, become_file_helper, become_relay, confine_guest
 from executor_service.guest.protocol import MAX_REQUEST, VERSION, ProtocolError, recv_json, send_json
+from executor_service.guest.relay import relay
+from executor_service.guest.state import Armed, Lease
 
 REQUEST_TIMEOUT = 5.0
 ARM_TIMEOUT = 20.0
 SAMPLE_INTERVAL = 0.1
 IDLE_INTERVAL = 0.5  # between samples when nothing used the CPU since the last one
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-
-
-@dataclass(kw_only=True)
-class Armed:
-    """The warm interpreter of this sandbox: how to tell it what to be, and where its end is told."""
-
-    control: socket.socket
-    status: int  # a pipe: JSON when it has ended
-    pid: int
-    pidfd: int
-
-    def close(self) -> None:
-        self.control.close()
-        channel.close([self.status, self.pidfd])
-
-
-@dataclass(kw_only=True)
-class Lease:
-    """What holds for user code; `sampled` means that no cgroup enforces memory."""
-
-    memory_bytes: int = 1 << 62
-    processes: int = 1024
-    sampled: bool = False
 
 
 def start(boot: socket.socket, listen_fd: int, cgroup_fds: list[int], request: dict[str, Any], identity: Identity) -> None:
@@ -235,20 +213,14 @@ class Guest:
 
     def _handle(self, connection: socket.socket, request: dict[str, Any], armed: Armed | None) -> None:
         if request["op"] == "fs":
-            from executor_service.guest import files
-
             become_file_helper(self._identity)
             files.serve(connection, recv_json(connection))
         elif request["op"] == "kernel":
-            from executor_service.guest.relay import relay
-
             assert armed is not None
             become_relay(self._identity)
             paths = {name: f"/run/kernel/{name}" for name in ("shell", "iopub", "stdin", "control")}
             relay(connection, paths, armed.status)
         else:
-            from executor_service.guest.program import Handler
-
             Handler(connection, self._identity, self._lease, self._killed, armed if request.get("armed") else None).run()
 
     def _killed(self) -> int:

@@ -30,6 +30,7 @@ if __name__ == "__main__":
     sys.path.insert(0, "/opt/codecell/lib")
 
 from executor_service.guest import channel, linux
+from executor_service.guest import main as guest
 from executor_service.guest.privileges import Identity
 from executor_service.guest.zygote import Zygote
 
@@ -227,9 +228,7 @@ def _guest_main(boot: socket.socket, fds: list[int], request: dict[str, Any], id
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         channel.close_others([boot.fileno(), *fds])
-        from executor_service.guest import main
-
-        main.start(boot, fds[0], fds[1:], request, identity)
+        guest.start(boot, fds[0], fds[1:], request, identity)
         status = 0
     except BaseException:
         with contextlib.suppress(OSError):
@@ -257,8 +256,6 @@ def main() -> None:
             zygotes[flavour] = Zygote(flavour, {key: config[key] for key in ("preload", "many_uids", "seccomp")})
         for zygote in zygotes.values():
             zygote.wait_ready()
-        from executor_service.guest import main as _preloaded  # noqa: F401  forked guests need not read it
-
         gc.collect()
         gc.freeze()
         Nursery(control, identity, zygotes).serve()

@@ -18,7 +18,7 @@ import struct
 import termios
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from executor_service.guest import channel, linux, procs
 from executor_service.guest.launch import send_with_fds, start_process
@@ -34,9 +34,7 @@ from executor_service.guest.protocol import (
     parse_json,
     recv_json,
 )
-
-if TYPE_CHECKING:
-    from executor_service.guest.main import Armed, Lease
+from executor_service.guest.state import Armed, Lease
 
 STDIN_BUFFER = 64 * 1024 * 1024
 OUT_BUFFER = 1024 * 1024

@@ -12,14 +12,22 @@ import json
 import os
 import select
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal, Self
 
 from executor_service.guest import protocol
-from executor_service.guest.kernel_frames import CHANNELS, IOPUB, MIN_PARTS, SHELL, pack_message, unpack_message
+from executor_service.guest.kernel_frames import (
+    CHANNELS,
+    IOPUB,
+    MIN_PARTS,
+    SHELL,
+    pack_message,
+    unpack_message,
+)
 from executor_service.guest.protocol import Kind, ProtocolError
 from executor_service.guest.zmtp import Connection, Message, Oversize, ZmtpError
 
@@ -45,13 +53,12 @@ def relay(conn: socket.socket, sockets: Mapping[str, str], died_fd: int) -> None
     Args:
         conn: the service's connection, whose first frame was read already.
         sockets: the path of the kernel's socket of each of `CHANNELS`.
-        died_fd: readable once the kernel has ended. What can be read from it, a JSON object with
-            `exit_code` and `signal`, goes into the last frame.
+        died_fd: readable once the kernel has ended. If a JSON object with its wait `status` can be
+            read from it, the last frame says how it ended.
     """
     with _Relay(conn, died_fd) as running, contextlib.suppress(_HostGone):
         try:
-            running.open(sockets)
-            running.prove_subscription()
+            running.start(sockets)
             running.loop()
         except _KernelDied:
             running.drain()
@@ -71,19 +78,37 @@ class _Relay:
         self._interest: dict[int, int] = {}
         self._died = False
 
-    def __enter__(self) -> _Relay:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close_channels()
         self._selector.close()
-        for channel in self._channels.values():
-            channel.close()
+
+    def _close_channels(self) -> None:
+        for number, channel in self._channels.items():
+            if not channel.closed:
+                self._watch(channel.fileno(), 0, number)
+                channel.close()
+        self._channels.clear()
 
     # -- start ----------------------------------------------------------------------------------
 
-    def open(self, sockets: Mapping[str, str]) -> None:
-        """Connect every channel, waiting for sockets that are not there yet."""
+    def start(self, sockets: Mapping[str, str]) -> None:
+        """Connect until the kernel answers on every channel, then tell the service.
+
+        A connection that ends early was one to the sockets of a kernel that died: try again.
+        """
         deadline = time.monotonic() + START_TIME
+        while True:
+            self._open(sockets, deadline)
+            if self._prove_subscription(deadline):
+                break
+            self._close_channels()
+            time.sleep(RETRY)
+        self._out += protocol.pack_json({"type": "kernel_ready"})
+
+    def _open(self, sockets: Mapping[str, str], deadline: float) -> None:
         identity = os.urandom(8).hex().encode()  # input requests go to the shell's identity
         for number, name in reversed(list(enumerate(CHANNELS))):
             kind: Literal["SUB", "DEALER"] = "SUB" if name == "iopub" else "DEALER"
@@ -108,12 +133,11 @@ class _Relay:
             if self._died_fd in ready or time.monotonic() > deadline:
                 raise _KernelDied
 
-    def prove_subscription(self) -> None:
-        """Ask for kernel_info until its idle status comes on iopub, then tell the service.
+    def _prove_subscription(self, deadline: float) -> bool:
+        """Ask for kernel_info until its idle status comes on iopub; false if a channel ends first.
 
         Messages published before a subscription has arrived are lost; this one came.
         """
-        deadline = time.monotonic() + START_TIME
         asked: set[str] = set()
         ask_at = 0.0
         answered = idle = False
@@ -121,6 +145,8 @@ class _Relay:
             now = time.monotonic()
             if self._died or now > deadline:
                 raise _KernelDied
+            if any(channel.closed for channel in self._channels.values()):
+                return False
             if now >= ask_at:
                 asked.add(self._ask_kernel_info())
                 ask_at = now + ASK_AGAIN
@@ -129,7 +155,7 @@ class _Relay:
                 if parts is not None and _parent_id(parts) in asked:
                     answered |= number == SHELL
                     idle |= number == IOPUB and b'"idle"' in parts[4]
-        self._out += protocol.pack_json({"type": "kernel_ready"})
+        return True
 
     def _ask_kernel_info(self) -> str:
         msg_id = os.urandom(16).hex()
@@ -277,13 +303,24 @@ class _Relay:
 
     def tell_end(self) -> None:
         """Tell the service that the kernel ended, and how if that is known."""
-        ended: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ProtocolError):
-            os.set_blocking(self._died_fd, False)
-            ended = protocol.parse_json(os.read(self._died_fd, 4096))
-        how = {"exit_code": ended.get("exit_code"), "signal": ended.get("signal")}
-        self._out += protocol.pack_json({"type": "kernel_died", **how})
+        exit_code, name = self._how_it_ended()
+        self._out += protocol.pack_json({"type": "kernel_died", "exit_code": exit_code, "signal": name})
         self._flush_all(time.monotonic() + DRAIN_TIME)
+
+    def _how_it_ended(self) -> tuple[int | None, str | None]:
+        """Exit code, or the name of the signal; neither if that is not known."""
+        try:
+            os.set_blocking(self._died_fd, False)
+            status = protocol.parse_json(os.read(self._died_fd, 4096)).get("status")
+            code = os.waitstatus_to_exitcode(status) if isinstance(status, int) else None
+        except (OSError, ProtocolError, ValueError, OverflowError):
+            return None, None
+        if code is None or code >= 0:
+            return code, None
+        try:
+            return None, signal.Signals(-code).name
+        except ValueError:  # a real-time signal
+            return None, f"SIG{-code}"
 
     def _flush_all(self, deadline: float) -> None:
         poll = select.poll()

@@ -17,22 +17,27 @@ from dataclasses import dataclass
 from executor_service.guest.fspaths import PART_PREFIX, PATH_MAX
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = PATH_MAX - 512  # bytes of a directory's path: its entries' stay usable
 _BATCH = 1000
 
 
 class Budget:
-    """How many entries and seconds a walk may take; `spent` says that it stopped early."""
+    """How many entries and seconds a walk may take.
+
+    `spent`: it stopped early. `partial`: something was not visited, for that or for its depth.
+    """
 
     def __init__(self, *, entries: int, seconds: float) -> None:
         self.entries = entries
         self.deadline = time.monotonic() + seconds
         self.spent = False
+        self.partial = False
 
     def take(self) -> bool:
         """Whether one more entry may be visited."""
         self.entries -= 1
         if self.entries < 0 or time.monotonic() > self.deadline:
-            self.spent = True
+            self.spent = self.partial = True
         return not self.spent
 
 
@@ -55,9 +60,8 @@ class Found:
 def walk(top: str, budget: Budget, enter: Callable[[str], bool], *, strict: bool = False) -> Iterator[Found]:
     """Every entry below the directory `top`, sorted within each directory, parents first.
 
-    Args:
-        enter: called with a subdirectory's path; False leaves its inside out.
-        strict: raise where a subdirectory cannot be read, instead of passing over it.
+    `enter` is called with a subdirectory's path; False leaves its inside out. With `strict` a
+    subdirectory that cannot be read is an error, else it is passed over.
 
     Raises:
         OSError: `top` cannot be read.
@@ -75,9 +79,9 @@ def walk(top: str, budget: Budget, enter: Callable[[str], bool], *, strict: bool
                 continue
             yield from found
             inner = [f.path for f in found if f.is_directory and enter(f.path)]
-            if any(len(os.fsencode(path)) >= PATH_MAX - 256 for path in inner):
-                budget.spent = True
-            pending.extend(reversed(inner))
+            within = [path for path in inner if len(os.fsencode(path)) < _DEEPEST]
+            budget.partial |= len(within) < len(inner)
+            pending.extend(reversed(within))
     finally:
         os.close(top_fd)
 

@@ -183,7 +183,7 @@ class _Decoder:
 
     def _greet(self) -> bool:
         start = self._buffer[:_GREETING_SIZE]
-        if start[:1] not in (b"", b"\xff") or (len(start) > 9 and not start[9] & 1):
+        if (start and start[0] != 0xFF) or (len(start) > 9 and not start[9] & 1):
             raise ZmtpError("no ZMTP greeting")
         if len(start) < _GREETING_SIZE:
             return False

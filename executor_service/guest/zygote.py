@@ -13,11 +13,11 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 
 LIB = "/opt/codecell/lib"
 PYTHON = "/opt/codecell/env/bin/python3"
+CONTROL = 3  # the descriptor of a zygote's socket
 RENEW_AFTER = 5000  # forks share their zygote's hash seed and address layout: see docs/security.md
 
 ENVIRONMENT = {
@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "NUMEXPR_NUM_THREADS": "1",
     "MPLCONFIGDIR": "/tmp/.matplotlib",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": f"{LIB}/executor_service/guest/boot",
+    "CODECELL_ZYGOTE": "executor_service.guest.zygote:main",
 }
 
 
@@ -93,34 +95,25 @@ def _start(flavour: str, config: dict[str, object]) -> tuple[int, socket.socket]
     pid = os.fork()
     if pid:
         theirs.close()
-        channel.send(ours, config)
+        channel.send(ours, {**config, "flavour": flavour})
         return pid, ours
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        os.dup2(theirs.fileno(), 3)
-        os.closerange(4, 1 << 30)
-        os.chdir("/")
-        arguments = [PYTHON, f"{LIB}/executor_service/guest/zygote.py", flavour]
-        os.execve(PYTHON, arguments, ENVIRONMENT)
+        os.dup2(theirs.fileno(), CONTROL)
+        os.closerange(CONTROL + 1, 1 << 30)
+        os.chdir("/workspace")
+        os.execve(PYTHON, ["python3", "main.py"], ENVIRONMENT)
     finally:
         os._exit(127)
 
 
 def main() -> None:
-    """The zygote process."""
-    sys.path[0] = LIB
-    from executor_service.guest import linux
+    """The zygote process, called by `boot/sitecustomize.py`; returns only in a child that becomes a program."""
+    from executor_service.guest import channel, forking, linux
 
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    from executor_service.guest import channel
-    from executor_service.guest.forking import serve
-
-    control = socket.socket(fileno=3)
+    control = socket.socket(fileno=CONTROL)
     config, _ = channel.receive(control)
-    serve(sys.argv[1], config, control)
-
-
-if __name__ == "__main__":
-    main()
+    forking.serve(config, control)

@@ -18,7 +18,7 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session as Messages
 
 from executor_service.errors import NotWaitingForInput, SandboxFailed
-from executor_service.events import Event, InputRequest, Json
+from executor_service.events import Event, Json
 from executor_service.guest import protocol
 from executor_service.guest.kernel_frames import SHELL, STDIN, pack_message
 from executor_service.guest.protocol import Kind, ProtocolError
@@ -44,7 +44,8 @@ class Kernel:
         self.died = asyncio.Event()  # also set by close
         self.over_limit = asyncio.Event()  # the present execution passed a limit and was interrupted
         self._sandbox, self._reader, self._writer = sandbox, reader, writer
-        self._messages = Messages(key=b"", check_pid=False)
+        self._messages = Messages(key=b"none", check_pid=False)
+        self._messages.auth = None  # messages are not signed; an empty key says so with a warning
         self._messages.pack = _pack
         self._exit_code: int | None = None
         self._signal_name: str | None = None
@@ -164,7 +165,9 @@ class Kernel:
         finally:
             abandon(writer)
 
-    def _request(self, kind: str, content: dict[str, Json], *, parent: Mapping[str, Json] | None = None) -> dict[str, Any]:
+    def _request(
+        self, kind: str, content: dict[str, Json], *, parent: Mapping[str, Json] | None = None
+    ) -> dict[str, Any]:
         header = dict(parent) if parent is not None else None
         message: dict[str, Any] = self._messages.msg(kind, content, parent=header)
         return message
@@ -288,5 +291,3 @@ def _execute_content(code: str, allow_input: bool) -> dict[str, Json]:
 def _pack(value: Json) -> bytes:
     """JSON with escapes alone, so that any `str` passes."""
     return json.dumps(value, default=json_default, separators=(",", ":")).encode()
-
-

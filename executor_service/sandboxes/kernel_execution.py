@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from executor_service.events import Display, Error, Event, InputRequest, Json, Result, Stderr, Stdout
+from executor_service.events import Error, Event, Json, Result, Stderr, Stdout
 from executor_service.guest.kernel_frames import IOPUB, SHELL, STDIN
 from executor_service.sandboxes.kernel_messages import (
     KernelMessage,
@@ -175,6 +175,15 @@ class Execution:
 
 
 _SHOWN = frozenset(
-    {"stream", "display_data", "update_display_data", "execute_result", "clear_output", "error", "execute_input", "status"}
+    {
+        "stream",
+        "display_data",
+        "update_display_data",
+        "execute_result",
+        "clear_output",
+        "error",
+        "execute_input",
+        "status",
+    }
 )
 _DROPPED_WHEN_OVER = frozenset({"display_data", "update_display_data", "clear_output"})

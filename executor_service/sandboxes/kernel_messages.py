@@ -13,7 +13,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from executor_service.events import ClearOutput, Display, Error, Event, InputRequest, Json, Result, Stderr, Stdout
+from executor_service.events import (
+    ClearOutput,
+    Display,
+    Error,
+    Event,
+    InputRequest,
+    Json,
+    Result,
+    Stderr,
+    Stdout,
+)
 from executor_service.guest.kernel_frames import unpack_message
 from executor_service.guest.protocol import ProtocolError
 
@@ -60,8 +70,10 @@ def parse_message(payload: bytes) -> KernelMessage | None:
 
 
 def load_object(data: bytes) -> Mapping[str, Json] | None:
-    """A JSON object from hostile bytes. Invalid bytes and lone surrogates become U+FFFD, numbers
-    that JSON does not have null; None if it is no object or nested deeper than `MAX_DEPTH`."""
+    """A JSON object from hostile bytes, None if it is none or is nested deeper than `MAX_DEPTH`.
+
+    Invalid bytes and lone surrogates become U+FFFD, numbers that JSON does not have null.
+    """
     text = data.decode("utf-8", "replace")
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)

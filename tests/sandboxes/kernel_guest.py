@@ -26,6 +26,7 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[2])
     listener.listen(16)
+    print("ready", flush=True)
     directory = tempfile.mkdtemp(prefix="kernel-")
     kernel, died_fd = 0, -1
     while True:
@@ -93,9 +94,7 @@ def start(kernel_start, directory, listener):
             os._exit(0)
     os.write(write_fd, str(kernel).ljust(16).encode())
     _, status = os.waitpid(kernel, 0)
-    code = os.waitstatus_to_exitcode(status)
-    how = {"exit_code": code, "signal": None} if code >= 0 else {"exit_code": None, "signal": signal.Signals(-code).name}
-    os.write(write_fd, json.dumps(how).encode())
+    os.write(write_fd, json.dumps({"status": status}).encode())
     os._exit(0)
 
 

@@ -1,0 +1,89 @@
+"""Replying by running code: which message's blocks run, by what, and how the reply reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from agent_client.chat_events import ArtifactCreated, ChatEvent, CodeOutput, CodeStarted, Notice
+from agent_client.code_blocks import CodeBlock, extract_code_blocks
+from agent_client.executors.base import ArtifactMade, BlockStarted, CodeExecutor, CodeResult, Output, Progress
+from agent_client.executors.remote import DEFAULT_TIMEOUT, RemoteCodeExecutor
+from agent_client.messages import Message
+
+CodeExecutionConfig = Mapping[str, Any] | Literal[False]
+LastN = int | Literal["auto"]
+_KNOWN = frozenset({"executor", "work_dir", "timeout", "use_docker", "last_n_messages"})
+
+
+def blocks_to_run(messages: Sequence[Message], last_n: LastN = "auto") -> list[CodeBlock]:
+    """The blocks of the newest message that has any, among the last `last_n` received; "auto" reads
+    those since the agent last spoke.
+    """
+    for scanned, message in enumerate(reversed(messages)):
+        if message.role != "user" if last_n == "auto" else scanned >= last_n:
+            return []
+        blocks = extract_code_blocks(message.content)
+        if blocks:
+            return blocks
+    return []
+
+
+def reply_text(result: CodeResult) -> str:
+    """`exitcode: 0 (execution succeeded)`, and the output."""
+    how = "execution succeeded" if result.exit_code == 0 else "execution failed"
+    return f"exitcode: {result.exit_code} ({how})\nCode output: {result.output}"
+
+
+def chat_event(progress: Progress, *, agent: str, count: int) -> ChatEvent:
+    """An executor's progress as an event of the conversation."""
+    match progress:
+        case BlockStarted():
+            return CodeStarted(
+                agent=agent, language=progress.block.language, index=progress.index, count=count
+            )
+        case Output():
+            return CodeOutput(agent=agent, text=progress.text, stream=progress.stream)
+        case ArtifactMade():
+            return ArtifactCreated(agent=agent, artifact=progress.artifact)
+        case _:
+            return Notice(agent=agent, text=progress.text)
+
+
+def executor_from(config: CodeExecutionConfig | None) -> CodeExecutor | None:
+    """The executor that a `code_execution_config` describes; None where it is false.
+
+    Raises:
+        ValueError: it has a key that is not known.
+    """
+    if config is False or config is None:
+        return None
+    unknown = set(config) - _KNOWN
+    if unknown:
+        raise ValueError(f"code_execution_config knows {sorted(_KNOWN)}, not {sorted(unknown)}")
+    executor: CodeExecutor | None = config.get("executor")
+    if executor is not None:
+        if not hasattr(executor, "execute_code_blocks"):
+            raise ValueError('code_execution_config["executor"] is no code executor')
+        return executor
+    docker = config.get("use_docker")
+    return RemoteCodeExecutor(
+        work_dir=config.get("work_dir"),
+        timeout=float(config.get("timeout") or DEFAULT_TIMEOUT),
+        backend="docker" if docker else None,
+        image=docker if isinstance(docker, str) else None,
+    )
+
+
+def last_n_from(config: CodeExecutionConfig | None) -> LastN:
+    """`last_n_messages` of a `code_execution_config`.
+
+    Raises:
+        ValueError: it is neither "auto" nor a number above zero.
+    """
+    value: object = config.get("last_n_messages", "auto") if config else "auto"
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ValueError('last_n_messages is "auto" or a number above zero')

@@ -1,0 +1,170 @@
+"""The command line `codecell`: run code, chat, the demo, sessions, languages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent_client.cli_run import run_code, size, stdin_of
+from agent_client.errors import CodecellError
+
+OUR_FAULT = 125  # not the program's: no service, no key, refused
+DEFAULT_MODEL = "gpt-4.1-mini"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status (of `run`: the program's)."""
+    arguments = parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except CodecellError as error:
+        sys.stderr.write(f"codecell: {error}\n")
+        return OUR_FAULT
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be printed
+        return 141
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's grammar."""
+    top = argparse.ArgumentParser(
+        prog="codecell", description="Run untrusted code in sandboxes, by hand or by agents."
+    )
+    top.add_argument("--version", action="version", version=f"codecell {_version()}")
+    service = argparse.ArgumentParser(add_help=False)
+    service.add_argument(
+        "--url", help="the service (default: CODECELL_URL, else one on port 8700, else one is started)"
+    )
+    service.add_argument("--key", help="its API key (default: CODECELL_API_KEY)")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", parents=[service], help="run a program, streaming its output")
+    run.add_argument("file", help="the program, or - for standard input")
+    run.add_argument("args", nargs="*", help="arguments for the program (after --)")
+    run.add_argument("--language", "-l", help="default: by the file's extension, else python")
+    run.add_argument("--session", metavar="ID", help="execute in this session instead of a fresh sandbox")
+    run.add_argument(
+        "--file", action="append", default=[], dest="files", metavar="PATH[=NAME]", help="put a file in"
+    )
+    run.add_argument("--collect", action="append", default=[], metavar="GLOB", help="bring files out")
+    run.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
+    run.add_argument("--json", action="store_true", help="print the result as JSON instead")
+    run.add_argument("--timeout", type=float, metavar="SECONDS")
+    run.add_argument("--memory", type=size, metavar="SIZE", help="such as 512M")
+    run.add_argument("--no-stdin", action="store_true", help="do not pass standard input on")
+    run.set_defaults(command=_run)
+
+    chat = commands.add_parser(
+        "chat", parents=[service], help="give a task to an assistant that writes and runs code"
+    )
+    chat.add_argument("task", help="the task, or - for standard input")
+    chat.add_argument(
+        "--model", default=os.environ.get("OPENAI_MODEL", DEFAULT_MODEL), help="default: %(default)s"
+    )
+    chat.add_argument("--work-dir", type=Path, metavar="DIR", help="its files go in, new ones come out")
+    chat.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each block of code")
+    chat.add_argument("--max-turns", type=int, metavar="N")
+    chat.add_argument("--ask", action="store_true", help="ask you before it ends")
+    chat.set_defaults(command=_chat)
+
+    demo = commands.add_parser("demo", help="see an assistant plot real data: no key and no service needed")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="default: %(default)s"
+    )
+    demo.set_defaults(command=_demo)
+
+    sessions = commands.add_parser("sessions", parents=[service], help="list or close sessions")
+    sessions.add_argument("action", nargs="?", choices=["list", "close"], default="list")
+    sessions.add_argument("ids", nargs="*", metavar="ID")
+    sessions.add_argument("--all", action="store_true", help="close all of this key's")
+    sessions.set_defaults(command=_sessions)
+
+    languages = commands.add_parser("languages", parents=[service], help="what runs there")
+    languages.set_defaults(command=_languages)
+    version = commands.add_parser("version", help="this client's version")
+    version.set_defaults(command=lambda _: _print(f"codecell {_version()}"))
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from agent_client.client import ExecutorClient
+
+    with ExecutorClient(arguments.url, arguments.key) as client:
+        return run_code(client, arguments)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+        sys.stderr.write(
+            "codecell chat: no model. Set OPENAI_API_KEY (and OPENAI_BASE_URL for an endpoint other than OpenAI's,"
+            " --model for its model). `codecell demo` needs no key.\n"
+        )
+        return 2
+    from agent_client import AssistantAgent, OpenAIChatCompletionClient, RemoteCodeExecutor, UserProxyAgent
+
+    task = stdin_of(sys.stdin).decode("utf-8", "replace") if arguments.task == "-" else arguments.task
+    executor = RemoteCodeExecutor(
+        base_url=arguments.url, api_key=arguments.key, work_dir=arguments.work_dir, timeout=arguments.timeout
+    )
+    assistant = AssistantAgent("assistant", model_client=OpenAIChatCompletionClient(arguments.model))
+    user = UserProxyAgent(
+        "user_proxy",
+        human_input_mode="TERMINATE" if arguments.ask else "NEVER",
+        code_execution_config={"executor": executor},
+    )
+    result = user.initiate_chat(assistant, task, max_turns=arguments.max_turns)
+    return 0 if result.stop_reason.startswith(("termination message", "human")) else 1
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from agent_client.demo import run_demo
+
+    return run_demo(arguments.out)
+
+
+def _sessions(arguments: argparse.Namespace) -> int:
+    from agent_client.client import ExecutorClient
+
+    with ExecutorClient(arguments.url, arguments.key, autostart=False) as client:
+        if arguments.action == "list":
+            for info in client.iter_sessions():
+                _print(f"{info.id}  {info.state:6}  {info.language:10}  expires {info.expires_at}")
+            return 0
+        ids = [info.id for info in client.iter_sessions()] if arguments.all else arguments.ids
+        if not ids and not arguments.all:
+            sys.stderr.write("codecell sessions close: name a session, or --all\n")
+            return 2
+        for one in ids:
+            client.close_session(one)
+            _print(f"closed {one}")
+    return 0
+
+
+def _languages(arguments: argparse.Namespace) -> int:
+    from agent_client.client import ExecutorClient
+
+    with ExecutorClient(arguments.url, arguments.key) as client:
+        for language in client.languages():
+            state = "keeps state in sessions" if language.stateful else ""
+            _print(f"{language.name:12} {language.version or '':20} {state}".rstrip())
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("codecell")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    return 0

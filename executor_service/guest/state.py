@@ -1,0 +1,31 @@
+"""What process 1 hands to the handlers that it forks: the armed interpreter and the lease's limits."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from executor_service.guest import channel
+
+
+@dataclass(kw_only=True)
+class Armed:
+    """The warm interpreter of this sandbox: how to tell it what to be, and where its end is told."""
+
+    control: socket.socket
+    status: int  # a pipe: JSON when it has ended
+    pid: int
+    pidfd: int
+
+    def close(self) -> None:
+        self.control.close()
+        channel.close([self.status, self.pidfd])
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """What holds for user code; `sampled` means that no cgroup enforces memory."""
+
+    memory_bytes: int = 1 << 62
+    processes: int = 1024
+    sampled: bool = False

@@ -1,0 +1,108 @@
+"""What this room asks of a sandbox's guest, as protocols; `Guest` is the real thing.
+
+Tests give fakes of these; nothing else in this room opens a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import asyncio
+
+from executor_service.events import Event
+from executor_service.sandboxes.base import Sandbox
+from executor_service.sandboxes.files import Files, Omitted
+from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, start_program
+from executor_service.sandboxes.kernel import Kernel, KernelDone
+
+
+class ProgramPort(Protocol):
+    """A program in a sandbox; see :class:`executor_service.sandboxes.guest.Program`."""
+
+    ended: Ended | None
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]: ...
+
+    async def write_stdin(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def signal(self, name: str) -> None: ...
+
+    async def resize(self, rows: int, cols: int) -> None: ...
+
+    async def kill(self) -> None: ...
+
+
+class KernelPort(Protocol):
+    """A started kernel; see :class:`executor_service.sandboxes.kernel.Kernel`."""
+
+    @property
+    def died(self) -> asyncio.Event: ...
+
+    @property
+    def over_limit(self) -> asyncio.Event: ...
+
+    def execute(
+        self, code: str, *, allow_input: bool = False, output_bytes: int
+    ) -> AsyncGenerator[Event | KernelDone, None]: ...
+
+    async def answer(self, text: str) -> None: ...
+
+    async def interrupt(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class FilesPort(Protocol):
+    """The part of :class:`executor_service.sandboxes.files.Files` that this room uses."""
+
+    async def put(self, files: Sequence[tuple[str, bytes]]) -> None: ...
+
+    async def collect(
+        self, globs: Sequence[str], max_files: int = ..., max_bytes: int = ...
+    ) -> tuple[list[tuple[str, bytes]], list[Omitted]]: ...
+
+    async def changed(self, since_ns: int, limit: int = ...) -> tuple[list[tuple[str, int]], bool]: ...
+
+
+class GuestPort(Protocol):
+    """The three things that a guest does."""
+
+    def program(self, sandbox: Sandbox, spec: ProgramSpec) -> ProgramPort:
+        """A program, to be entered."""
+
+    async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> KernelPort:
+        """The kernel of the sandbox, or a fresh one; raises SandboxFailed."""
+
+    def files(self, sandbox: Sandbox) -> FilesPort:
+        """The workspace."""
+
+
+class Guest:
+    """The guest behind a sandbox's socket."""
+
+    def program(self, sandbox: Sandbox, spec: ProgramSpec) -> Program:
+        return start_program(sandbox, spec)
+
+    async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> Kernel:
+        kernel = await Kernel.connect(sandbox, fresh=fresh)
+        if env:
+            code = f"import os as _os; _os.environ.update({dict(env)!r}); del _os"
+            async for _ in kernel.execute(code, output_bytes=65536):
+                pass
+        return kernel
+
+    def files(self, sandbox: Sandbox) -> Files:
+        return Files(sandbox)

@@ -1,0 +1,44 @@
+"""From a program's bytes to events in a journal, while it is fed; the same for runs and commands."""
+
+from __future__ import annotations
+
+from executor_service.errors import SandboxFailed
+from executor_service.events import Stage
+from executor_service.sandboxes.guest import Ended
+from executor_service.sessions.decode import TextStreams
+from executor_service.sessions.journal import Journal
+from executor_service.sessions.ports import ProgramPort
+
+
+async def pump(
+    program: ProgramPort,
+    journal: Journal,
+    *,
+    limit: int,
+    stage: Stage | None = None,
+) -> Ended | None:
+    """Write what an entered program prints into `journal` until it ends.
+
+    Returns:
+        How it ended; None if its sandbox could not say any more.
+    """
+    streams = TextStreams(limit=limit, stage=stage)
+    try:
+        async for stream, data in program:
+            event = streams.feed(stream, data)
+            if event is not None:
+                journal.append(event)
+    except SandboxFailed:
+        return None
+    finally:
+        for event in streams.end():
+            journal.append(event)
+    return program.ended
+
+
+async def feed(program: ProgramPort, stdin: bytes, *, close: bool) -> None:
+    """Give a program its input, and its end if `close`."""
+    if stdin:
+        await program.write_stdin(stdin)
+    if close:
+        await program.close_stdin()

@@ -1,0 +1,134 @@
+"""From a run's request to what will be done, or the reason why not. Pure: nothing has started yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from executor_service.errors import FieldError, InvalidPath
+from executor_service.limits import Limits, resolve
+from executor_service.sandboxes.base import Lease, SandboxSpec
+from executor_service.sandboxes.guest import ProgramSpec
+from executor_service.sessions import checks
+from executor_service.sessions.catalog import Catalog, Language
+from executor_service.sessions.environment import environment
+from executor_service.sessions.policy import Policy
+from executor_service.sessions.requests import RunRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run takes and does. `written` is the source file that we write ourselves, if any."""
+
+    spec: SandboxSpec
+    lease: Lease
+    files: tuple[tuple[str, bytes], ...]
+    written: tuple[str, bytes] | None
+    compile: ProgramSpec | None
+    program: ProgramSpec
+    stdin: bytes
+    collect: tuple[str, ...]
+
+
+def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
+    """Check everything about `request` and settle what it means.
+
+    Raises:
+        CallerError: LanguageNotFound, ImageNotFound, InvalidPath, InvalidRequest, LimitTooHigh,
+            NetworkNotAllowed; the field is named.
+    """
+    _check(request, policy)
+    offer = catalog.find(request.language, request.image)
+    limits = resolve(request.limits, scope="run", default=policy.limits, ceiling=policy.ceiling)
+    language = offer.language
+    files = tuple((checks.normal_path("path", file.path), file.content) for file in request.files)
+    main = _main_path(request, language, frozenset(path for path, _ in files))
+    env = environment(language.env, request.env, cpus=limits.cpus)
+    compiled = _compile_spec(request, language, main, env, limits)
+    return RunPlan(
+        spec=SandboxSpec(
+            image=offer.image, warm="program" if language.armed else "none", disk_bytes=limits.disk_bytes
+        ),
+        lease=lease(limits),
+        files=files,
+        written=None if request.code is None else (main, request.code.encode()),
+        compile=compiled,
+        program=_program_spec(request, language, main, env, limits, deliver=compiled is None),
+        stdin=request.stdin,
+        collect=request.collect,
+    )
+
+
+def lease(limits: Limits) -> Lease:
+    """What a sandbox with these limits is set to."""
+    return Lease(memory_bytes=limits.memory_bytes, processes=limits.processes, cpus=limits.cpus)
+
+
+def _check(request: RunRequest, policy: Policy) -> None:
+    if (request.code is None) == (request.entrypoint is None):
+        raise checks.invalid("code", "or entrypoint must be given, and not both")
+    if request.code is not None:
+        checks.check_text("code", request.code, longest=checks.MAX_CODE)
+    checks.check_words("args", request.args)
+    checks.check_env(request.env)
+    checks.check_files(request.files, most=policy.max_files_in, most_bytes=policy.max_files_in_bytes)
+    checks.check_globs(request.collect)
+    checks.check_network(request.network)
+    if len(request.stdin) > policy.max_files_in_bytes:
+        raise checks.invalid("stdin", f"is longer than {policy.max_files_in_bytes} bytes")
+
+
+def _main_path(request: RunRequest, language: Language, taken: frozenset[str]) -> str:
+    """Where the program's text lies: the entrypoint, or a free name for the code."""
+    if request.entrypoint is None:
+        directories = {path.split("/", 1)[0] for path in taken}
+        return checks.free_name(language.main, language.extension, taken | directories)
+    path = checks.normal_path("entrypoint", request.entrypoint)
+    if path not in taken:
+        message = "entrypoint must name one of files"
+        raise InvalidPath(message, errors=(FieldError(loc="entrypoint", message=message),))
+    return path
+
+
+def _source(request: RunRequest, main: str) -> tuple[str, str | None]:
+    return main, request.code
+
+
+def _compile_spec(
+    request: RunRequest, language: Language, main: str, env: Mapping[str, str], limits: Limits
+) -> ProgramSpec | None:
+    argv = language.compile_command(main)
+    if argv is None:
+        return None
+    return ProgramSpec(
+        argv=argv,
+        source=_source(request, main),
+        env=env,
+        wall_time=limits.compile_time,
+        output_bytes=limits.output_bytes,
+        open_files=limits.open_files,
+    )
+
+
+def _program_spec(
+    request: RunRequest,
+    language: Language,
+    main: str,
+    env: Mapping[str, str],
+    limits: Limits,
+    *,
+    deliver: bool,
+) -> ProgramSpec:
+    argv = (main, *request.args) if language.armed else (*language.run_command(main), *request.args)
+    return ProgramSpec(
+        argv=argv,
+        armed=language.armed,
+        source=_source(request, main) if deliver else None,
+        env=env,
+        stdin=bool(request.stdin),
+        scope="sandbox",
+        wall_time=limits.wall_time,
+        cpu_time=limits.cpu_time,
+        output_bytes=limits.output_bytes,
+        open_files=limits.open_files,
+    )
