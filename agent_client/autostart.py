@@ -69,6 +69,7 @@ class OwnService:
         try:
             return self._start(command, [_UNTIL])
         except _OptionUnknown:
+            self._end_process()
             return self._start(command, [])
         except BaseException:
             self.stop()
@@ -126,6 +127,12 @@ class OwnService:
 
     def stop(self) -> None:
         """End it and remove its directory. Stopping twice is fine."""
+        self._end_process()
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             if process.stdin is not None:
@@ -139,9 +146,6 @@ class OwnService:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        directory, self._directory = self._directory, None
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def __enter__(self) -> Found:
         return self.start()

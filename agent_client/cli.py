@@ -17,7 +17,10 @@ DEFAULT_MODEL = "gpt-4.1-mini"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status (of `run`: the program's)."""
-    arguments = parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    own = given[: given.index("--")] if "--" in given else given
+    arguments = parser().parse_args(own)
+    arguments.args = given[len(own) + 1 :]
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -44,9 +47,13 @@ def parser() -> argparse.ArgumentParser:
     service.add_argument("--key", help="its API key (default: CODECELL_API_KEY)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", parents=[service], help="run a program, streaming its output")
+    run = commands.add_parser(
+        "run",
+        parents=[service],
+        help="run a program, streaming its output",
+        epilog="What follows -- are arguments for the program.",
+    )
     run.add_argument("file", help="the program, or - for standard input")
-    run.add_argument("args", nargs="*", help="arguments for the program (after --)")
     run.add_argument("--language", "-l", help="default: by the file's extension, else python")
     run.add_argument("--session", metavar="ID", help="execute in this session instead of a fresh sandbox")
     run.add_argument(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+ACCESS = "executor_service.access"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -32,13 +33,14 @@ class LineFormatter(logging.Formatter):
         return " ".join(words)
 
 
-def configure(level: str, context: Mapping[str, Any] | None = None) -> None:
+def configure(level: str, context: Mapping[str, Any] | None = None, *, access: bool = True) -> None:
     """Send the service's logs to stderr. Commands call this, never an import."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(context))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger(ACCESS).setLevel(logging.INFO if access else logging.WARNING)
 
 
 def _flat(text: str) -> str:

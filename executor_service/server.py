@@ -27,20 +27,23 @@ class BoundedHttp(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _began_anew = False
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head and self._head_bytes > MOST_HEADER_BYTES:
+        if self._head_bytes > MOST_HEADER_BYTES:
             self.send_400_response("The request's headers are too long.")
             return
+        self._began_anew = False
         super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        same_head = self._in_head and not self._began_anew
+        self._head_bytes = self._head_bytes + len(data) if same_head else 0
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._in_head = self._began_anew = True
         super().on_message_complete()
 
 
@@ -51,6 +54,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain = drain
         self._grace = grace
+        self.listening = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,6 +65,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for each in sockets or []:
             print(f"Listening on {url_of(each)}", flush=True)  # noqa: T201  # what scripts wait for
+        self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more; what runs has the grace to finish, then it is interrupted and answered."""

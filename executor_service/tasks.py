@@ -43,10 +43,10 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until none runs, also for those started meanwhile; False if `timeout` came first."""
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until none runs, also for those started meanwhile; False if `seconds` passed first."""
         loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
+        deadline = None if seconds is None else loop.time() + seconds
         while others := self._others():
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
@@ -62,7 +62,7 @@ class Tasks:
             await asyncio.wait(others)
 
     def _others(self) -> set[asyncio.Task[Any]]:
-        return self._running - {asyncio.current_task()}  # type: ignore[arg-type]
+        return self._running - {asyncio.current_task()}
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

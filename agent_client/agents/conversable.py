@@ -119,9 +119,12 @@ class ConversableAgent(TwoParty):
         return Message.of(self._default)
 
     async def run_ended(self) -> None:
-        """Let the code executor close its session, unless it keeps it."""
+        """Let the code executor close its session, unless it keeps it, and the model its connections."""
         if self.code_executor is not None and hasattr(self.code_executor, "run_ended"):
             await self.code_executor.run_ended()
+        close = getattr(self.model_client, "close", None)
+        if close is not None:
+            await close()
 
     def new_chat_with(self, other: str) -> None:
         """A chat begins: the auto-reply counter for that sender starts anew."""

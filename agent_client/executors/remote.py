@@ -98,9 +98,10 @@ class RemoteCodeExecutor:
         )
 
     async def run_ended(self) -> None:
-        """Close the session, unless it is to be kept."""
+        """Close the session, unless it is to be kept, and the connections."""
         if not self._keep_session:
             await self._close_session()
+        await self._client.close()
 
     async def close(self) -> None:
         """Close the session and the connections."""

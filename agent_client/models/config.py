@@ -26,6 +26,13 @@ class FailoverClient:
     def __init__(self, clients: Sequence[ModelClient]) -> None:
         self._clients = tuple(clients)
 
+    async def close(self) -> None:
+        """Close the clients' connections."""
+        for client in self._clients:
+            close = getattr(client, "close", None)
+            if close is not None:
+                await close()
+
     async def create(
         self,
         messages: Sequence[Message],

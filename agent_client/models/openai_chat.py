@@ -73,6 +73,12 @@ class OpenAIChatCompletionClient:
         except openai.OpenAIError as error:
             raise self._translate(error) from error
 
+    async def close(self) -> None:
+        """Close the running loop's connections; the next call opens new ones."""
+        client = self._client.take()
+        if client is not None:
+            await client.close()
+
     async def _streamed(self, asked: dict[str, Json], stream: TextSink) -> ModelResponse:
         import openai
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -16,8 +18,11 @@ from executor_service.errors import Internal, PayloadTooLarge
 from executor_service.metrics import Metrics
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("executor_service.access")
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MOST_DISCARDED = 256 * 1024 * 1024
+_DISCARD_SECONDS = 10.0
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 
 
@@ -61,14 +66,14 @@ class RequestContext:
             status=exchange.status,
             seconds=seconds,
         )
-        if log.isEnabledFor(logging.INFO):
+        if access.isEnabledFor(logging.INFO):
             fields = {
                 "method": method,
                 "route": route,
                 "status": exchange.status,
                 "seconds": round(seconds, 6),
             }
-            log.info("request", extra=fields)
+            access.info("request", extra=fields)
 
 
 class _Exchange:
@@ -110,6 +115,8 @@ class BodyLimit:
             return
         limit = self._upload_bytes if scope["method"] == "PUT" else self._json_bytes
         if declared_length(scope) > limit:
+            if not any(name == b"expect" for name, _ in scope["headers"]):
+                await _discard(receive)
             answer = problems.response(_too_large(limit), request_id=problems.request_id(scope))
             await answer(scope, receive, send)
             return
@@ -120,6 +127,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
+                await _discard(receive)
                 raise _too_large(limit)
             return message
 
@@ -132,6 +140,18 @@ def declared_length(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit():
             return int(value[:20])
     return 0
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what still comes, within bounds: most callers look at the answer only after sending all."""
+    left = _MOST_DISCARDED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b"")) + 1
+                if not message.get("more_body", False):
+                    return
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -54,6 +54,7 @@ _START_UP = (
 _SET_LATER = frozenset({"OPENBLAS_NUM_THREADS"})
 
 _title: Title | None = None
+_leaving: Leaving | None = None
 _signals: dict[int, Any] = {}
 
 
@@ -64,22 +65,17 @@ def prepare_zygote(preload_list: Sequence[str]) -> Stash:
         ImportError: a package is not there.
         RuntimeError: one of them started a thread.
     """
-    global _title
+    global _title, _leaving
     _title = Title()
     _signals.update({number: signal.getsignal(number) for number in signal.valid_signals()})
     stash = preload(preload_list)
-    _never_free(stash)
+    _leaving = Leaving(stash.withdraw)
+    _leaving.install()
+    for kept in (stash, _leaving):  # nothing of theirs is ever torn down
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
     gc.collect()
     gc.freeze()
     return stash
-
-
-def _never_free(stash: Stash) -> None:
-    """At the end of a program nothing of the stash is torn down: that would cost more than the program."""
-    leaving = Leaving(stash.withdraw)
-    leaving.install()
-    for kept in (stash, leaving):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def serve_armed(control: socket.socket, stash: Stash) -> None:
@@ -88,6 +84,10 @@ def serve_armed(control: socket.socket, stash: Stash) -> None:
     Does not return where a new interpreter is needed, the guest has gone, or the program cannot start
     (its standard error says why, and it ends with 126 or 127).
     """
+    _reset_signals()
+    stash.go_live()
+    _new_main_module()
+    _rehearse(stash)
     try:
         request, fds = _receive(control)
     except (EOFError, ConnectionError):
@@ -105,10 +105,9 @@ def serve_armed(control: socket.socket, stash: Stash) -> None:
     with contextlib.suppress(OSError):
         control.sendall(pack_json({"word": "program", "warm": warm}))
     control.close()
-    _reset_signals()
     if not warm:
         _exec(argv, env)
-    _become(argv, env, stash)
+    _become(argv, env)
 
 
 # -- the request --------------------------------------------------------------------------------------
@@ -222,28 +221,47 @@ def _reset_signals() -> None:
 # -- becoming the program -----------------------------------------------------------------------------
 
 
-def _become(argv: list[str], env: dict[str, str], stash: Stash) -> None:
+def _rehearse(stash: Stash) -> None:
+    """While nobody waits: touch what the program's start will touch. Copying pages is most of its time."""
+    env = {os.fsdecode(key): os.fsdecode(value) for key, value in stash.fresh.environment.items()}
+    parse_json(pack_json({"argv": [MAIN], "env": env, "source": {"path": MAIN, "text": "1"}})[HEADER.size :])
+    _faithful(stash, env)
+    _standard_streams()
+    _show([COMMAND, MAIN], env)
+    exec(compile("'rehearsed'\n", MAIN, "exec"), {})  # noqa: S102
+
+
+def _become(argv: list[str], env: dict[str, str]) -> None:
     zone = os.environ.get("TZ")
-    _set_environment(env)
+    os.environ.clear()
+    os.environ.update(env)
     if env.get("TZ") != zone:
         time.tzset()
     sys.argv[:] = argv
     sys.orig_argv[:] = [COMMAND, *argv]
-    if _title is not None:
-        _title.show(sys.orig_argv, env, COMMAND)
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = _standard_stream(fd, name)
+    _show(sys.orig_argv, env)
+    for name, stream in _standard_streams().items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    stash.go_live()
+    if _leaving is not None:
+        _leaving.guard(sys.stdin, sys.stdout, sys.stderr)
 
 
-def _set_environment(env: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(env)
-    initial: dict[bytes, bytes] = sys.modules["posix"].environ  # type: ignore[attr-defined]
-    initial.clear()
-    initial.update(os.environb)
+def _show(argv: Sequence[str], env: dict[str, str]) -> None:
+    if _title is not None:
+        _title.show(argv, env, COMMAND)
+
+
+def _new_main_module() -> None:
+    """The one of the zygote is frozen: what a program leaves in it would not be collected at the end."""
+    old = sys.modules["__main__"]
+    new = type(sys)("__main__")
+    vars(new).update(vars(old))
+    sys.modules["__main__"] = new
+
+
+def _standard_streams() -> dict[str, io.TextIOWrapper]:
+    return {name: _standard_stream(fd, name) for fd, name in enumerate(("stdin", "stdout", "stderr"))}
 
 
 def _standard_stream(fd: int, name: str) -> io.TextIOWrapper:

@@ -6,6 +6,7 @@ imports one. Everything here works on modules that are handed in: nothing is imp
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -38,7 +39,7 @@ def hidden(modules: Modules, unregister: Callable[[Any], None]) -> None:
             getattr(modules[name], cache).clear()
     if "threading" in modules:
         threading: Any = modules["threading"]
-        threading._counter = modules["itertools"].count(1).__next__
+        threading._counter = importlib.import_module("itertools").count(1).__next__
     if "weakref" in modules:
         finalize: Any = modules["weakref"].finalize  # type: ignore[attr-defined]
         if not finalize._registry:

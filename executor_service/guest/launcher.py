@@ -42,8 +42,8 @@ def main() -> None:
             if not config["many_uids"]:
                 # With these a zygote enters the namespaces of a guest that is not dumpable: setns(2).
                 linux.carry_capabilities((linux.CAP_SYS_ADMIN, linux.CAP_SYS_PTRACE))
-            arguments = ["codecell-nursery", "-I", "-S", f"{template.LIB}/{_SCRIPT}", str(control)]
-            os.execve(f"{template.ENV}/bin/python3", arguments, NURSERY_ENVIRONMENT)
+            python = f"{template.ENV}/bin/python3"
+            os.execve(python, [python, "-I", "-S", f"{template.LIB}/{_SCRIPT}", str(control)], NURSERY_ENVIRONMENT)
     except OSError as error:
         with socket.socket(fileno=control) as sock:
             channel.send(sock, {"event": "broken", "detail": str(error), "errno": error.errno})

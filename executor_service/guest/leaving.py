@@ -20,36 +20,60 @@ import gc
 import io
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 _c = ctypes.PyDLL(None)
-_c.exit.argtypes = (ctypes.c_int,)
-_c.exit.restype = None
+_c.exit.argtypes = _c._exit.argtypes = (ctypes.c_int,)
+_c.fflush.argtypes = (ctypes.c_void_p,)
 
 
 class Leaving:
     """Made in the zygote; acts in each program. `withdraw` takes what is never freed out of ``sys.modules``."""
 
     def __init__(self, withdraw: Callable[[], None]) -> None:
-        self._withdraw = withdraw
         self._requested: Any = self  # SystemExit's code; `self` means none
-        self.status: int | None = None
+        self._status: int | None = None
+        self._libraries = _Libraries()
+        self._withdraw = withdraw
+        self._outputs: tuple[Any, ...] = ()
 
     def install(self) -> None:
         """Before anything else registers an exit function: the first registered runs last."""
         atexit.register(self._last_exit_function)
         _replace_slot(SystemExit, "code", _Code(SystemExit.__dict__["code"], self._requests_exit))
-        # `builtins` is cleared last of all modules. An interpreter without `site` has no such object.
-        printer = getattr(builtins, "copyright", None)
-        if printer is not None:
-            vars(printer)["_Printer__guard"] = _Guard(self)
+        # `finalize_modules` begins by dropping this function, after exit functions and garbage collection.
+        hook = getattr(sys, "__interactivehook__", None)
+        if isinstance(hook, FunctionType):
+            again = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, hook.__closure__)
+            vars(again)["__guard"] = _Guard(self._withdraw)
+            sys.__interactivehook__ = again
+
+    def guard(self, stdin: Any, *outputs: Any) -> None:
+        """The streams belong to `sys` alone, which is cleared when all other modules are."""
+        vars(stdin)["__guard"] = _Guard(self._leave)
+        self._outputs = outputs
+
+    def _leave(self) -> None:
+        """End the process, if the exit code is known. Libraries that the program loaded get their say."""
+        if self._status is None:
+            return
+        for output in self._outputs:
+            try:
+                output.flush()  # what ``__del__`` wrote; CPython ignores errors here too
+            except Exception:  # noqa: S110
+                pass
+        if self._libraries.changed:
+            _c.exit(self._status)
+        _c.fflush(None)
+        _c._exit(self._status)
 
     def _requests_exit(self, code: Any) -> None:
         self._requested = code
 
     def _last_exit_function(self) -> None:
-        self.status = self._exit_code() if _flushed() else None
-        self._withdraw()
+        self._status = self._exit_code() if _flushed() else None
+        self._libraries.look()
 
     def _exit_code(self) -> int | None:
         if self._requested is not self:
@@ -99,18 +123,47 @@ def _flushed() -> bool:
 
 
 class _Guard:
-    """Ends the process when it is destroyed by finalisation."""
+    """Calls a function when it is destroyed by finalisation."""
 
-    __slots__ = ("_leaving",)
+    __slots__ = ("_function",)
 
-    def __init__(self, leaving: Leaving) -> None:
-        self._leaving = leaving
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
 
-    # Defaults, because names of modules are gone by then.
-    def __del__(self, finalizing: Any = sys.is_finalizing, leave: Any = _c.exit) -> None:
-        status = self._leaving.status
-        if status is not None and finalizing():
-            leave(status)
+    # A default, because names of modules may be gone by then.
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if finalizing():
+            self._function()
+
+
+class _Libraries:
+    """Whether shared libraries were loaded since this was made: see dl_iterate_phdr(3)."""
+
+    class _Info(ctypes.Structure):
+        _fields_ = (
+            ("address", ctypes.c_size_t),
+            ("name", ctypes.c_char_p),
+            ("headers", ctypes.c_void_p),
+            ("number", ctypes.c_uint16),
+            ("adds", ctypes.c_ulonglong),
+        )
+
+    def __init__(self) -> None:
+        self._adds = 0
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(self._Info), ctypes.c_size_t, ctypes.c_void_p)
+        self._callback = prototype(self._note)
+        self.look()
+        self.changed = False
+
+    def look(self) -> None:
+        """Bring `changed` up to date."""
+        before = self._adds
+        _c.dl_iterate_phdr(self._callback, None)
+        self.changed = self._adds != before
+
+    def _note(self, info: Any, _size: int, _data: Any) -> int:
+        self._adds = info.contents.adds
+        return 1  # the counter is the same in every entry
 
 
 class _Code:

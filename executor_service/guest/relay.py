@@ -36,6 +36,7 @@ HIGH_WATER = 1024 * 1024  # bytes that may wait in a buffer before its source is
 START_TIME = 20.0  # seconds that a kernel has to answer
 RETRY = 0.003  # seconds between attempts to connect to a socket that is not there yet
 ASK_AGAIN = 0.1  # seconds after which kernel_info is asked again
+ASK_SOON = 0.01  # the same, once the kernel has answered: then only the idle status is missing
 DRAIN_TIME = 10.0  # seconds that the service has to take what a dead kernel left
 
 
@@ -77,6 +78,7 @@ class _Relay:
         self._selector = selectors.DefaultSelector()
         self._interest: dict[int, int] = {}
         self._died = False
+        self._asked: list[bytes] = []  # ids of our own requests, whose answers are not the service's
 
     def __enter__(self) -> Self:
         return self
@@ -86,11 +88,16 @@ class _Relay:
         self._selector.close()
 
     def _close_channels(self) -> None:
-        for number, channel in self._channels.items():
-            if not channel.closed:
-                self._watch(channel.fileno(), 0, number)
-                channel.close()
+        for number in self._channels:
+            self._drop(number)
         self._channels.clear()
+
+    def _drop(self, number: int) -> None:
+        """Close a channel, if that was not done yet, and forget its descriptor."""
+        fd = self._channels[number].fileno()
+        if fd >= 0:
+            self._watch(fd, 0, number)
+            self._channels[number].close()
 
     # -- start ----------------------------------------------------------------------------------
 
@@ -138,7 +145,6 @@ class _Relay:
 
         Messages published before a subscription has arrived are lost; this one came.
         """
-        asked: set[str] = set()
         ask_at = 0.0
         answered = idle = False
         while not (answered and idle):
@@ -148,17 +154,19 @@ class _Relay:
             if any(channel.closed for channel in self._channels.values()):
                 return False
             if now >= ask_at:
-                asked.add(self._ask_kernel_info())
+                self._ask_kernel_info()
                 ask_at = now + ASK_AGAIN
             for number, message in self._wait(min(ask_at, deadline) - now):
                 parts = _wire_parts(message)
-                if parts is not None and _parent_id(parts) in asked:
-                    answered |= number == SHELL
+                if parts is not None and self._answers_us(parts):
+                    if number == SHELL and not answered:
+                        answered, ask_at = True, time.monotonic() + ASK_SOON
                     idle |= number == IOPUB and b'"idle"' in parts[4]
         return True
 
-    def _ask_kernel_info(self) -> str:
+    def _ask_kernel_info(self) -> None:
         msg_id = os.urandom(16).hex()
+        self._asked.append(msg_id.encode())
         header = {
             "msg_id": msg_id,
             "msg_type": "kernel_info_request",
@@ -168,7 +176,9 @@ class _Relay:
             "version": "5.3",
         }
         self._to_kernel(SHELL, [b"", json.dumps(header).encode(), b"{}", b"{}", b"{}"])
-        return msg_id
+
+    def _answers_us(self, parts: Sequence[bytes]) -> bool:
+        return any(msg_id in parts[2] for msg_id in self._asked)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -206,7 +216,9 @@ class _Relay:
         self._watch(self._died_fd, read, "died")
         behind = len(self._in) > protocol.MAX_FRAME
         for number, channel in self._channels.items():
-            if not channel.closed:
+            if channel.closed:
+                self._drop(number)
+            else:
                 behind |= channel.buffered >= HIGH_WATER
                 wanted = 0 if full or channel.buffered >= HIGH_WATER else read
                 self._watch(channel.fileno(), wanted | (write if channel.wants_write else 0), number)
@@ -234,8 +246,7 @@ class _Relay:
         except ZmtpError:
             channel.closed = True
         if channel.closed:
-            self._watch(channel.fileno(), 0, number)
-            channel.close()
+            self._drop(number)
         return messages
 
     def _to_host(self, number: int, message: Message) -> None:
@@ -243,7 +254,7 @@ class _Relay:
             self._out += protocol.pack_json({"type": "oversize", "channel": number, "size": message.size})
             return
         parts = _wire_parts(message)
-        if parts is not None:
+        if parts is not None and not self._answers_us(parts):
             self._out += pack_message(number, parts)
 
     def _flush(self) -> None:
@@ -338,12 +349,3 @@ def _wire_parts(message: Message) -> list[bytes] | None:
         return None
     parts = message[message.index(DELIMITER) + 1 :]
     return parts if len(parts) >= MIN_PARTS else None
-
-
-def _parent_id(parts: Sequence[bytes]) -> str | None:
-    try:
-        parent = protocol.parse_json(parts[2])
-    except ProtocolError:
-        return None
-    msg_id = parent.get("msg_id")
-    return msg_id if isinstance(msg_id, str) else None

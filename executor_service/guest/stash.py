@@ -82,11 +82,14 @@ class Stash:
         self.modules: dict[str, ModuleType] = {
             name: module for name, module in sys.modules.items() if name not in fresh.modules
         }
+        needed_until_the_end = ("sys", "builtins", "__main__")
+        self._kept = {name: module for name, module in sys.modules.items() if name not in needed_until_the_end}
         self._needs = needs
         self._effects = effects.of
         self._add_needs_of_extensions()
         self._pending = dict(self.modules)
-        self._live = False
+        self._ours = [name for name in self.modules if name.partition(".")[0] == _OURS]
+        self._live = self._shown = False
         self._listings: dict[str, tuple[int, set[str]]] = {}
         self._closures = {name: self._closure(name) for name in (*listed, *self._packages())}
         self._closure_tops = {name: set(self._tops(found)) for name, found in self._closures.items()}
@@ -116,22 +119,24 @@ class Stash:
         _warnings.filters[:] = self.fresh.filters
         getattr(_warnings, "_filters_mutated", getattr(_warnings, "_filters_mutated_lock_held", int))()
         _warnings._onceregistry.clear()
+        self._shown = False
 
     def go_live(self) -> None:
         """In the child that becomes a program: from now on a module that is imported is the program's own.
 
         Before, the zygote's code may import what it likes; afterwards nothing of ours can be found.
         """
-        self.hide()
-        for name in [name for name in self._pending if name.partition(".")[0] == _OURS]:
-            del self._pending[name]
+        if self._shown:
+            self.hide()
+        for name in self._ours:
+            self._pending.pop(name, None)
         self._live = True
 
     def withdraw(self) -> None:
-        """At the very end of a program: take given modules out of sight, so that nobody spends time on
-        clearing them. They are never freed; what the program itself made is finalised as usual.
+        """At the very end of a program: take given modules and the interpreter's own out of sight, so that
+        nobody spends time on clearing them. What the program itself made is finalised as usual.
         """
-        for name, module in self.modules.items():
+        for name, module in self._kept.items():
             if name not in self._pending and sys.modules.get(name) is module:
                 del sys.modules[name]
 
@@ -170,6 +175,8 @@ class Stash:
                 setattr(parent, attribute, module)
         if self._live:
             self._given(closure)
+        else:
+            self._shown = True
         return self.modules[name]
 
     def _allowed(self, name: str, closure: dict[str, ModuleType]) -> dict[str, ModuleType]:

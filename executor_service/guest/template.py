@@ -70,6 +70,9 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     for name in ("online", "possible", "present"):
         os.symlink("/run/codecell/cpus", f"{root}/sys/devices/system/cpu/{name}")
     linux.mount("proc", f"{root}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    # For what packages insist on writing while a zygote imports them; every sandbox covers it with its own.
+    for place in ("tmp", "workspace"):
+        linux.mount(place, f"{root}/{place}", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=16m,nr_inodes=1024,mode=700")
     os.chdir(root)
     linux.pivot_root(".", ".")
     linux.umount(".")

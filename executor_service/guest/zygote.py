@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections.abc import Sequence
 
 LIB = "/opt/codecell/lib"
@@ -116,4 +117,8 @@ def main() -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=CONTROL)
     config, _ = channel.receive(control)
-    forking.serve(config, control)
+    try:
+        forking.serve(config, control)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)

@@ -92,7 +92,7 @@ def _enable(directory: Path) -> set[str]:
             with contextlib.suppress(OSError):
                 (leaf / "cgroup.procs").write_text(pid)
         control.write_text(wanted)
-    return set(control.read_text().split())
+    return {word.lstrip("+") for word in control.read_text().split()}
 
 
 class Group:

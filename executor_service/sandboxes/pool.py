@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -123,7 +123,9 @@ class Pool:
 
     def __repr__(self) -> str:
         ready = ", ".join(
-            f"{spec.image}/{spec.warm} {len(shelf.ready)}" for spec, shelf in self._shelves.items() if shelf.ready
+            f"{spec.image}/{spec.warm} {len(shelf.ready)}"
+            for spec, shelf in self._shelves.items()
+            if shelf.ready
         )
         making = sum(shelf.making for shelf in self._shelves.values())
         return (
@@ -259,7 +261,9 @@ class Pool:
             refills=settings.refills,
             leased=len(self._leased),
             closing=len(self._closing),
-            stock={s: Stock(ready=len(shelf.ready), making=shelf.making) for s, shelf in self._shelves.items()},
+            stock={
+                s: Stock(ready=len(shelf.ready), making=shelf.making) for s, shelf in self._shelves.items()
+            },
             waiting=[waiter.spec for waiter in self._waiters],
             keep=settings.keep,
             blocked=frozenset(spec for spec, trouble in self._trouble.items() if trouble.until > now),

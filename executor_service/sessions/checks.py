@@ -167,13 +167,14 @@ def check_path_text(loc: str, path: str) -> None:
         raise _bad_path(loc, "must name a directory, without NUL")
 
 
-def free_name(stem: str, extension: str, taken: frozenset[str]) -> str:
-    """``main.py``, or the first of ``main_1.py``, ``main_2.py`` ... that is not among `taken`."""
-    name, number = f"{stem}.{extension}", 0
-    while name in taken:
+def free_name(name: str, taken: frozenset[str]) -> str:
+    """`name`, such as ``main.py``, or the first of ``main_1.py``, ``main_2.py`` ... not among `taken`."""
+    stem, dot, extension = name.rpartition(".")
+    free, number = name, 0
+    while free in taken:
         number += 1
-        name = f"{stem}_{number}.{extension}"
-    return name
+        free = f"{stem}_{number}{dot}{extension}"
+    return free
 
 
 def _bad_path(loc: str, message: str) -> InvalidPath:

@@ -10,9 +10,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from executor_service.errors import NotWaitingForInput
+from executor_service.errors import CodecellError, NotWaitingForInput
 from executor_service.events import Completed, Json, Started
-from executor_service.sessions.fold import fold
+from executor_service.sessions.fold import FIELDS, fold
 from executor_service.sessions.journal import Journal
 
 Kind = Literal["run", "execution", "command"]
@@ -75,8 +75,7 @@ class Operation:
         """
         if self.journal.failure is not None:
             raise self.journal.failure
-        elapsed = max(0.0, self._clock() - self.started_at)
-        body = fold(self.kind, self.id, self.journal.events, elapsed=elapsed)
+        body = fold(self.kind, self.id, self.journal.events, elapsed=self.elapsed)
         return {**body, "state": self.state}
 
     async def wait(self) -> None:
@@ -111,6 +110,24 @@ class Operation:
         """
         if self.control is not None and self.state == "running":
             await self.control.signal(name)
+
+    def fail(self, error: CodecellError) -> None:
+        """End it without a result, because the service failed."""
+        self.ended_at = self._clock()
+        self.journal.fail(error)
+        self.control = None
+
+    def abandon(self, why: str) -> None:
+        """End it as interrupted, unless it has ended: its work was given up."""
+        if self.state == "running":
+            self.complete(
+                {**FIELDS[self.kind], "outcome": "interrupted", "detail": why, "duration": self.elapsed}
+            )
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was started."""
+        return max(0.0, self._clock() - self.started_at)
 
     def complete(self, fields: Mapping[str, Json]) -> None:
         """End it. The operation's own work calls this, once."""

@@ -8,8 +8,8 @@ from typing import Literal
 from executor_service.result import Outcome
 from executor_service.sandboxes.guest import Ended
 
-Cause = Literal["wall_time", "cpu_time", "stopped", "interrupt", "closed"]
-"""What we did to an operation while it ran: ran into a limit, stop it, interrupt it, close it."""
+Cause = Literal["wall_time", "cpu_time", "stopped", "interrupt", "restart", "closed"]
+"""What befell an execution from our side; `restart` is its kernel's, `closed` its session's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def classify_execution(end: KernelEnd) -> Verdict:
         return Verdict(outcome=Outcome.OUTPUT_LIMIT, detail=detail)
     if end.cause == "stopped" or (end.cause == "interrupt" and end.error_name == "KeyboardInterrupt"):
         return Verdict(outcome=Outcome.INTERRUPTED, detail=detail)
-    if end.cause == "interrupt" and end.status == "died":
+    if end.cause == "restart":
         return Verdict(outcome=Outcome.INTERRUPTED, detail="the kernel was restarted")
     if end.status == "ok":
         return Verdict(outcome=Outcome.OK)

@@ -5,15 +5,14 @@ Tests give fakes of these; nothing else in this room opens a connection.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-import asyncio
-
 from executor_service.events import Event
 from executor_service.sandboxes.base import Sandbox
-from executor_service.sandboxes.files import Files, Omitted
+from executor_service.sandboxes.files import Files
 from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, start_program
 from executor_service.sandboxes.kernel import Kernel, KernelDone
 
@@ -65,18 +64,6 @@ class KernelPort(Protocol):
     async def close(self) -> None: ...
 
 
-class FilesPort(Protocol):
-    """The part of :class:`executor_service.sandboxes.files.Files` that this room uses."""
-
-    async def put(self, files: Sequence[tuple[str, bytes]]) -> None: ...
-
-    async def collect(
-        self, globs: Sequence[str], max_files: int = ..., max_bytes: int = ...
-    ) -> tuple[list[tuple[str, bytes]], list[Omitted]]: ...
-
-    async def changed(self, since_ns: int, limit: int = ...) -> tuple[list[tuple[str, int]], bool]: ...
-
-
 class GuestPort(Protocol):
     """The three things that a guest does."""
 
@@ -86,7 +73,7 @@ class GuestPort(Protocol):
     async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> KernelPort:
         """The kernel of the sandbox, or a fresh one; raises SandboxFailed."""
 
-    def files(self, sandbox: Sandbox) -> FilesPort:
+    def files(self, sandbox: Sandbox) -> Files:
         """The workspace."""
 
 

@@ -13,7 +13,9 @@ from executor_service.sandboxes.guest import Ended
 from executor_service.sessions.outcome import Verdict
 
 
-def program_fields(verdict: Verdict, ended: Ended | None, *, duration: float, usage: Usage) -> dict[str, Json]:
+def program_fields(
+    verdict: Verdict, ended: Ended | None, *, duration: float, usage: Usage
+) -> dict[str, Json]:
     """What runs and commands have in common."""
     return {
         "outcome": verdict.outcome.value,
@@ -27,7 +29,9 @@ def program_fields(verdict: Verdict, ended: Ended | None, *, duration: float, us
     }
 
 
-def compile_fields(verdict: Verdict, ended: Ended | None, *, stdout: str, stderr: str, duration: float) -> dict[str, Json]:
+def compile_fields(
+    verdict: Verdict, ended: Ended | None, *, stdout: str, stderr: str, duration: float
+) -> dict[str, Json]:
     """The `compile` field of a run."""
     return {
         "outcome": verdict.outcome.value,

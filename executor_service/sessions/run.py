@@ -1,4 +1,4 @@
-"""The work of one run, in a sandbox that was taken and filled for it: compile, run, collect, say how it ended."""
+"""The work of one run, in a sandbox that was taken and filled for it: compile, run, collect, conclude."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 
 from executor_service.errors import Internal, NotWaitingForInput, SandboxFailed
-from executor_service.events import File, Json, Stderr, Stdout
+from executor_service.events import File, Json, Stage, Stderr, Stdout
 from executor_service.result import Outcome, Usage
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.guest import Ended, ProgramSpec
@@ -65,10 +65,10 @@ class Run:
             async with asyncio.timeout(KILL_TIME):
                 await self._program.kill()
 
-    async def input(self, data: bytes | str, *, close: bool) -> None:
+    async def input(self, data: bytes | str, *, close: bool) -> None:  # noqa: ARG002
         raise NotWaitingForInput("a run takes its input with the request")
 
-    async def signal(self, name: str) -> None:
+    async def signal(self, name: str) -> None:  # noqa: ARG002
         raise NotWaitingForInput("a run takes no signals")
 
     def _cancel(self) -> None:
@@ -86,8 +86,9 @@ class Run:
             before = await self._sandbox.usage()
             await self._stages()
         except asyncio.CancelledError:
-            if self._stopped and self._task is not None:
-                self._task.uncancel()
+            if not self._stopped or self._task is None:
+                raise
+            self._task.uncancel()
         except SandboxFailed as error:
             self._so_far.verdict = Verdict(outcome=Outcome.SANDBOX_DIED, detail=error.detail)
         except Exception:
@@ -133,7 +134,7 @@ class Run:
                 self._program = program
                 if spec.stdin:
                     await feed(program, stdin, close=True)
-                stage = "compile" if compiling else None
+                stage: Stage | None = "compile" if compiling else None
                 return await pump(program, self._operation.journal, limit=spec.output_bytes, stage=stage)
         except SandboxFailed:
             return None

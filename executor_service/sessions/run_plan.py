@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from executor_service.errors import FieldError, InvalidPath
 from executor_service.limits import Limits, resolve
 from executor_service.sandboxes.base import Lease, SandboxSpec
 from executor_service.sandboxes.guest import ProgramSpec
 from executor_service.sessions import checks
-from executor_service.sessions.catalog import Catalog, Language
+from executor_service.sessions.catalog import Catalog, Offer
 from executor_service.sessions.environment import environment
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.requests import RunRequest
@@ -39,21 +38,22 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
     """
     _check(request, policy)
     offer = catalog.find(request.language, request.image)
-    limits = resolve(request.limits, scope="run", default=policy.limits, ceiling=policy.ceiling)
-    language = offer.language
+    default = offer.defaults(policy.limits, policy.ceiling)
+    limits = resolve(request.limits, scope="run", default=default, ceiling=policy.ceiling)
     files = tuple((checks.normal_path("path", file.path), file.content) for file in request.files)
-    main = _main_path(request, language, frozenset(path for path, _ in files))
-    env = environment(language.env, request.env, cpus=limits.cpus)
-    compiled = _compile_spec(request, language, main, env, limits)
+    main = _main_path(request, offer, frozenset(path for path, _ in files))
+    source = (main, request.code)
+    compiled = _compile(offer, source, limits)
+    program = _program(request, offer, main, limits)
     return RunPlan(
         spec=SandboxSpec(
-            image=offer.image, warm="program" if language.armed else "none", disk_bytes=limits.disk_bytes
+            image=offer.image, warm="program" if offer.armed else "none", disk_bytes=limits.disk_bytes
         ),
         lease=lease(limits),
         files=files,
         written=None if request.code is None else (main, request.code.encode()),
         compile=compiled,
-        program=_program_spec(request, language, main, env, limits, deliver=compiled is None),
+        program=program if compiled else replace(program, source=source),
         stdin=request.stdin,
         collect=request.collect,
     )
@@ -78,11 +78,11 @@ def _check(request: RunRequest, policy: Policy) -> None:
         raise checks.invalid("stdin", f"is longer than {policy.max_files_in_bytes} bytes")
 
 
-def _main_path(request: RunRequest, language: Language, taken: frozenset[str]) -> str:
+def _main_path(request: RunRequest, offer: Offer, taken: frozenset[str]) -> str:
     """Where the program's text lies: the entrypoint, or a free name for the code."""
     if request.entrypoint is None:
         directories = {path.split("/", 1)[0] for path in taken}
-        return checks.free_name(language.main, language.extension, taken | directories)
+        return checks.free_name(offer.language.source, taken | directories)
     path = checks.normal_path("entrypoint", request.entrypoint)
     if path not in taken:
         message = "entrypoint must name one of files"
@@ -90,41 +90,28 @@ def _main_path(request: RunRequest, language: Language, taken: frozenset[str]) -
     return path
 
 
-def _source(request: RunRequest, main: str) -> tuple[str, str | None]:
-    return main, request.code
-
-
-def _compile_spec(
-    request: RunRequest, language: Language, main: str, env: Mapping[str, str], limits: Limits
-) -> ProgramSpec | None:
-    argv = language.compile_command(main)
+def _compile(offer: Offer, source: tuple[str, str | None], limits: Limits) -> ProgramSpec | None:
+    argv = offer.language.compile_argv(source=source[0], memory_bytes=limits.memory_bytes)
     if argv is None:
         return None
     return ProgramSpec(
         argv=argv,
-        source=_source(request, main),
-        env=env,
+        source=source,
+        env=environment(offer.language.env, cpus=limits.cpus),
         wall_time=limits.compile_time,
         output_bytes=limits.output_bytes,
         open_files=limits.open_files,
     )
 
 
-def _program_spec(
-    request: RunRequest,
-    language: Language,
-    main: str,
-    env: Mapping[str, str],
-    limits: Limits,
-    *,
-    deliver: bool,
-) -> ProgramSpec:
-    argv = (main, *request.args) if language.armed else (*language.run_command(main), *request.args)
+def _program(request: RunRequest, offer: Offer, main: str, limits: Limits) -> ProgramSpec:
+    argv = (main, *request.args)
+    if not offer.armed:
+        argv = offer.language.run_argv(request.args, source=main, memory_bytes=limits.memory_bytes)
     return ProgramSpec(
         argv=argv,
-        armed=language.armed,
-        source=_source(request, main) if deliver else None,
-        env=env,
+        armed=offer.armed,
+        env=environment(offer.language.env, request.env, cpus=limits.cpus),
         stdin=bool(request.stdin),
         scope="sandbox",
         wall_time=limits.wall_time,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from agent_client.client import AsyncExecutorClient, ExecutorClient
-
 from tests.agent_client.fake_service import KEY, FakeService, fake_service
 
 

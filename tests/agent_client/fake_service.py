@@ -84,7 +84,9 @@ def app(fake: FakeService) -> Starlette:
         if parts[0] == "sessions":
             return session(request, parts[1:], body)
         listed = {
-            "languages": {"items": [{"name": "python", "aliases": ["py"], "version": "3.11", "stateful": True}]},
+            "languages": {
+                "items": [{"name": "python", "aliases": ["py"], "version": "3.11", "stateful": True}]
+            },
             "images": {"items": [{"name": "python", "default": True}]},
             "info": {"version": "1", "backend": "local", "isolation": {}, "limits": {}, "new": 1},
         }.get(parts[0])
@@ -94,7 +96,14 @@ def app(fake: FakeService) -> Starlette:
         if not parts:
             if request.method == "POST":
                 sid = f"s{len(fake.sessions) + 1}"
-                made = {"id": sid, "state": "ready", "language": "python", "limits": {}, "network": False, "x": 1}
+                made = {
+                    "id": sid,
+                    "state": "ready",
+                    "language": "python",
+                    "limits": {},
+                    "network": False,
+                    "x": 1,
+                }
                 fake.sessions[sid] = made | {"metadata": body.get("metadata", {})}
                 fake.files[sid] = {}
                 return JSONResponse(fake.sessions[sid], 201)
@@ -268,7 +277,9 @@ def app(fake: FakeService) -> Starlette:
 @contextlib.contextmanager
 def serving(application: Any) -> Iterator[str]:
     """The application on a free port of the loopback, in a thread; its URL."""
-    config = uvicorn.Config(application, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="websockets-sansio")
+    config = uvicorn.Config(
+        application, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="websockets-sansio"
+    )
     server = uvicorn.Server(config)
     started = threading.Event()
     startup = server.startup

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from executor_service import errors
@@ -58,6 +57,7 @@ class Script:
 
 
 def end(operation: Operation, outcome: str) -> None:
+    """Complete an operation, unless it has ended."""
     if operation.state == "running":
         operation.complete(
             {"outcome": outcome, "duration": 0.25, "exit_code": 0 if outcome == "ok" else None}
@@ -71,6 +71,7 @@ class Stage:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     scripts: dict[str, Script] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
     owners: list[str] = field(default_factory=list)
 
     def play(self, kind: Kind, code: str, *, owner: str, detached: bool) -> Operation:
@@ -78,6 +79,7 @@ class Stage:
             raise ERRORS[code](f"played {code}")
         operation = Operation(kind=kind, owner=owner, detached=detached, clock=time.time)
         self.scripts[operation.id] = Script(operation)
+        self.started.set()
         if code == "broken":
             operation.journal.append(Stdout(text="before\n"))
             operation.journal.fail(errors.SandboxFailed("the guest vanished"))
@@ -187,6 +189,7 @@ class FakeFiles:
 
 
 async def chunks_of(data: bytes) -> AsyncIterator[bytes]:
+    """`data` in small pieces."""
     for start in range(0, len(data), 4):
         yield data[start : start + 4]
 
@@ -347,7 +350,7 @@ class Running:
     """A service on a socket, and the rooms below it."""
 
     def __init__(
-        self, keys: Sequence[str] = (), settings: HttpSettings | None = None, grace: float = 0.2
+        self, keys: Sequence[str] = (), settings: HttpSettings | None = None, grace: float = 0.0
     ) -> None:
         self.stage = Stage()
         self.runs, self.sessions, self.about = FakeRuns(self.stage), FakeSessions(self.stage), FakeAbout()
@@ -375,8 +378,9 @@ class Running:
             server = Server(config(self.app, self.grace), drain=self.service.drain, grace=self.grace)
             self.server = server
             task = asyncio.create_task(server.serve(sockets=[listening]))
-            while not server.started and not task.done():
-                await asyncio.sleep(0.005)
+            await asyncio.wait(
+                {task, asyncio.create_task(server.listening.wait())}, return_when="FIRST_COMPLETED"
+            )
             try:
                 yield self
             finally:
@@ -386,23 +390,32 @@ class Running:
 
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
+    """A service without keys."""
     async with Running().serving() as found:
         yield found
 
 
 @pytest.fixture
 async def client(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
+    """A caller of `running`."""
     async with httpx2.AsyncClient(base_url=running.url, timeout=30) as found:
         yield found
 
 
+@pytest.fixture(scope="session")
+def running_class() -> type[Running]:
+    """The service that plays, for fixtures that live longer than a test."""
+    return Running
+
+
 @pytest.fixture
 def running_with() -> type[Running]:
-    """To make a service with other settings: `async with running_with(keys=[...]).serving() as s`."""
+    """Makes a service with other settings, to be entered with `serving`."""
     return Running
 
 
 @pytest.fixture
 async def session(client: httpx2.AsyncClient, running: Running) -> FakeSession:
+    """A session of `running`, made over HTTP."""
     answer = await client.post("/v1/sessions", json={})
     return running.sessions.open[answer.json()["id"]]

@@ -72,8 +72,7 @@ async def test_hanging_up_stops_the_work(
     """Closing the connection of an attached run stops it, streamed or folded."""
     body = {"language": "python", "code": "hang"}
     asking = asyncio.create_task(client.post("/v1/runs", json=body, headers=headers))
-    while not running.stage.scripts:
-        await asyncio.sleep(0.005)
+    await asyncio.wait_for(running.stage.started.wait(), 20)
     operation = next(iter(running.stage.scripts.values())).operation
     asking.cancel()
     await asyncio.wait_for(operation.wait(), 20)
@@ -91,9 +90,15 @@ async def test_detached(client: httpx2.AsyncClient, running: Any) -> None:
     assert (so_far["state"], so_far["outcome"], so_far["stdout"]) == ("running", None, "first é\u2028\n")
     running.stage.gate.set()
     async with client.stream("GET", where, headers={**STREAM, "Last-Event-ID": "2"}) as stream:
-        assert [kind for _, kind, _ in await events(stream)] == ["stdout", "completed"]
+        followed = await events(stream)
+    assert followed[0][0] == 3
+    assert followed[-1][1] == "completed"
     async with client.stream("GET", where, headers=STREAM) as stream:
-        assert [n for n, _, _ in await events(stream)] == [1, 2, 3, 4]
+        replayed = await events(stream)
+    assert [n for n, _, _ in replayed] == list(range(1, len(replayed) + 1))
+    assert (
+        "".join(data["text"] for _, kind, data in replayed if kind == "stdout") == "first é\u2028\nsecond\n"
+    )
     done = (await client.get(where)).json()
     assert (done["state"], done["outcome"]) == ("done", "ok")
 
@@ -142,9 +147,9 @@ async def test_failure_in_the_middle(client: httpx2.AsyncClient) -> None:
     assert (await client.post("/v1/runs", json=body)).status_code == 502
     async with client.stream("POST", "/v1/runs", json=body, headers=STREAM) as answer:
         seen = []
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):  # noqa: PT012  # it breaks off while it is read
             async for line in answer.aiter_lines():
-                seen.append(line)
+                seen.append(line)  # noqa: PERF401  # what came before the break is wanted
     assert "event: stdout" in seen
     assert "event: completed" not in seen
 

@@ -142,7 +142,8 @@ async def test_state_is_kept_between_executions(kernel: Kernel) -> None:
 
 async def test_streams_come_apart_and_in_order(kernel: Kernel) -> None:
     """Both streams are told apart; text of one stream keeps its order, descriptors included."""
-    code = "import os, sys\nfor i in range(3):\n  print(i); os.write(1, b'raw\\n'); os.system('echo sh')\nprint('e', file=sys.stderr)"
+    code = "import os, sys\nfor i in range(3):\n  print(i); os.write(1, b'raw\\n'); os.system('echo sh')\n"
+    code += "print('e', file=sys.stderr)"
     events, _ = await run(kernel, code)
     assert text_of(events) == "".join(f"{i}\nraw\nsh\n" for i in range(3))
     assert text_of(events, Stderr) == "e\n"
@@ -422,10 +423,8 @@ async def test_late_output_of_a_thread_is_shown_to_no_other(kernel: Kernel) -> N
 
 async def test_threads_pools_and_children_print(kernel: Kernel) -> None:
     """Legitimate parallel work shows its output in the execution that asked for it."""
-    await run(
-        kernel,
-        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)\npool.submit(int).result()",
-    )
+    await run(kernel, "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)")
+    await run(kernel, "pool.submit(int).result()")
     assert text_of((await run(kernel, "pool.submit(print, 'pooled').result()"))[0]) == "pooled\n"
     code = """
 import multiprocessing

@@ -1,0 +1,187 @@
+"""The work of one process in a session's sandbox: a command, or an execution in `bash`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from executor_service.errors import Internal, NotWaitingForInput, SandboxFailed
+from executor_service.events import File, Json
+from executor_service.result import Usage
+from executor_service.sandboxes.base import Sandbox
+from executor_service.sandboxes.files import now_ns
+from executor_service.sandboxes.guest import Ended, ProgramSpec
+from executor_service.sessions.checks import check_signal
+from executor_service.sessions.execution_fields import execution_fields, exit_detail, shell_done
+from executor_service.sessions.operation import Operation
+from executor_service.sessions.outcome import Verdict, classify
+from executor_service.sessions.policy import Policy
+from executor_service.sessions.ports import GuestPort, ProgramPort
+from executor_service.sessions.program_fields import program_fields, used
+from executor_service.sessions.pump import feed, pump
+from executor_service.sessions.readings import Reading, read_meters
+
+log = logging.getLogger(__name__)
+
+KILL_TIME = 3.0  # seconds that a killed program has to report its end
+
+
+class Command:
+    """One process's work; the operation's `Control`.
+
+    `on_lost` is called when the guest cannot say how the process ended: the session must end then.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        spec: ProgramSpec,
+        *,
+        stdin: bytes,
+        keep_stdin: bool,
+        sandbox: Sandbox,
+        guest: GuestPort,
+        policy: Policy,
+        on_lost: Callable[[], object],
+    ) -> None:
+        self._operation = operation
+        self._spec = spec
+        self._stdin = stdin
+        self._stdin_open = keep_stdin
+        self._sandbox = sandbox
+        self._guest = guest
+        self._policy = policy
+        self._on_lost = on_lost
+        self._program: ProgramPort | None = None
+        self._entered = asyncio.Event()
+        self._stopped: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- steering ---------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Kill it; what it printed and how it ended is still heard, but not for long."""
+        self._stopped = self._stopped or ""
+        asyncio.get_running_loop().call_later(KILL_TIME, self._cancel)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_TIME):
+                await self._entered.wait()
+                if self._program is not None:
+                    await self._program.kill()
+
+    def abort(self) -> None:
+        """End it at once: the session is closed."""
+        self._stopped = "the session was closed"
+        self._cancel()
+
+    async def interrupt(self) -> None:
+        """As Ctrl-C would."""
+        await self.signal("SIGINT")
+
+    def restarted(self) -> None:
+        """Its session's kernel is being restarted, which kills what a kernel runs; a shell with it."""
+        self._stopped = "the kernel was restarted"
+        self._cancel()
+
+    async def input(self, data: bytes | str, *, close: bool) -> None:
+        if not self._stdin_open:
+            raise NotWaitingForInput("the command's input is closed")
+        await self._entered.wait()
+        if self._program is None:
+            raise NotWaitingForInput("the command has ended")
+        self._stdin_open = not close
+        await feed(self._program, data.encode() if isinstance(data, str) else data, close=close)
+
+    async def signal(self, name: str) -> None:
+        check_signal(name)
+        await self._entered.wait()
+        if self._program is not None:
+            await self._program.signal(name)
+
+    def _cancel(self) -> None:
+        if self._task is not None and self._operation.state == "running":
+            self._task.cancel()
+
+    def _uncancel(self) -> None:
+        if self._task is not None:
+            self._task.uncancel()
+
+    # -- working ----------------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """All of it, to the operation's end."""
+        loop = asyncio.get_running_loop()
+        self._task, started, since = asyncio.current_task(), loop.time(), now_ns()
+        ended, before = None, Reading(usage=Usage(), oom_kills=0)
+        try:
+            before = await read_meters(self._sandbox)
+            ended = await self._go()
+            if ended is None and not self._stopped:
+                self._on_lost()
+        except asyncio.CancelledError:
+            if self._stopped is None:
+                raise
+            self._uncancel()
+        except Exception:
+            log.exception("command %s failed", self._operation.id)
+            self._operation.fail(Internal("the command could not be carried out; the service's log says why"))
+            return
+        finally:
+            self._entered.set()
+        await self._conclude(ended, before, since, loop.time() - started)
+
+    async def _go(self) -> Ended | None:
+        try:
+            async with self._guest.program(self._sandbox, self._spec) as program:
+                self._program = program
+                if self._spec.stdin:
+                    await feed(program, self._stdin, close=not self._stdin_open)
+                self._entered.set()
+                return await pump(program, self._operation.journal, limit=self._spec.output_bytes)
+        except SandboxFailed:
+            return None
+        finally:
+            self._program = None
+
+    async def _conclude(self, ended: Ended | None, before: Reading, since: int, seconds: float) -> None:
+        after = await read_meters(self._sandbox)
+        stopped = self._stopped is not None
+        verdict = classify(ended, oom_kills=after.oom_kills - before.oom_kills, stopped=stopped)
+        if self._stopped:
+            verdict = replace(verdict, detail=self._stopped)
+        usage = used(before.usage, after.usage, ended)
+        if ended is not None:  # its own CPU time: others run beside it
+            usage = replace(usage, cpu_time=ended.cpu_time)
+        if self._operation.kind == "command":
+            fields = program_fields(verdict, ended, duration=seconds, usage=usage)
+        else:
+            verdict = replace(verdict, detail=verdict.detail or exit_detail(ended))
+            fields = await self._as_execution(verdict, ended, usage, since, seconds)
+        self._operation.complete(fields)
+
+    async def _as_execution(
+        self, verdict: Verdict, ended: Ended | None, usage: Usage, since: int, seconds: float
+    ) -> dict[str, Json]:
+        files: list[tuple[str, int]] = []
+        truncated = False
+        if ended is not None:
+            with contextlib.suppress(SandboxFailed):
+                found, truncated = await self._guest.files(self._sandbox).changed(
+                    since, self._policy.max_changed
+                )
+                files = list(found)
+        for path, size in files:
+            self._operation.journal.append(File(path=path, size=size))
+        return execution_fields(
+            verdict,
+            shell_done(ended),
+            None,
+            files=files,
+            files_truncated=truncated,
+            duration=ended.duration if ended else seconds,
+            usage=usage,
+            state_lost=False,
+        )

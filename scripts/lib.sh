@@ -1,0 +1,36 @@
+# What the scripts beside this file share; they source it. Bash, and nothing else but Python.
+
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# The real interpreter (not a version manager's shim, nor an active virtual environment's): $PYTHON, else
+# the default python3 if it is new enough, else a newer one beside it.
+find_python() {
+    local name found
+    for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python; do
+        found="$("$name" -I -c '
+import os, sys
+if sys.version_info < (3, 11): sys.exit(1)
+print(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))' 2>/dev/null)" || found=""
+        if [ -n "$found" ]; then
+            printf '%s\n' "$found"
+            return
+        fi
+        [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is no Python 3.11 or later"
+    done
+    die "Python 3.11 or later is needed; set PYTHON to its path if it is not on PATH"
+}
+
+# set_up EXTRAS: the virtual environment, made or brought up to date; VENV is then its directory.
+set_up() {
+    BASE_PYTHON="$(find_python)"
+    VENV="$("$BASE_PYTHON" -I "$ROOT/scripts/set_up.py" "$ROOT" "$1")"
+}
+
+# The sandbox image, built once; says nothing where it is there.
+build_image() {
+    "$VENV/bin/python" -I "$ROOT/scripts/build_image.py" "${1:-python}"
+}

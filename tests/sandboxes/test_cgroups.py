@@ -1,0 +1,80 @@
+"""Control groups, versions 1 and 2, over directory trees that look like the kernel's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from executor_service.sandboxes import cgroups
+from executor_service.sandboxes.base import Lease
+
+LEASE = Lease(memory_bytes=100 << 20, processes=50, cpus=0.5)
+
+
+def make_v2(root: Path, own: str = "user.slice") -> tuple[Path, Path]:
+    """A unified hierarchy whose own group `own` is ours to write; (cgroup root, proc)."""
+    cgroup, proc = root / "cgroup", root / "proc"
+    (cgroup / own).mkdir(parents=True)
+    (proc / "self").mkdir(parents=True)
+    (proc / "self/cgroup").write_text(f"0::/{own}\n")
+    (cgroup / "cgroup.controllers").write_text("cpu memory pids\n")
+    for directory in (cgroup / own, cgroup / own / "codecell-x"):
+        directory.mkdir(exist_ok=True)
+        (directory / "cgroup.controllers").write_text("cpu memory pids\n")
+        (directory / "cgroup.subtree_control").write_text("")
+        (directory / "cgroup.procs").write_text("")
+    return cgroup, proc
+
+
+def test_version_2_is_found_and_its_controllers_passed_on(tmp_path: Path):
+    """All three controllers live in one directory, and children get them."""
+    cgroup, proc = make_v2(tmp_path)
+    hierarchy = cgroups.find("x", cgroup, proc)
+    assert (cgroup / "user.slice/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert hierarchy is not None
+    assert (hierarchy.version, hierarchy.controllers) == (2, {"cpu", "memory", "pids"})
+
+
+def test_version_2_limits_are_written_in_its_files(tmp_path: Path):
+    """memory.max, memory.swap.max, pids.max and cpu.max, with the guest's own share on top."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    hierarchy = cgroups.Hierarchy(version=2, parents=dict.fromkeys(("memory", "pids", "cpu"), parent))
+    group = cgroups.Group(hierarchy, "sb_1")
+    group.apply(LEASE)
+    directory = parent / "sb_1"
+    assert (directory / "memory.max").read_text() == str(LEASE.memory_bytes + cgroups.GUEST_MEMORY)
+    assert (directory / "memory.swap.max").read_text() == "0"
+    assert (directory / "pids.max").read_text() == str(50 + cgroups.GUEST_PROCESSES)
+    assert (directory / "cpu.max").read_text() == "50000 100000"
+    (directory / "memory.events").write_text("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n")
+    (directory / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    assert group.oom_kills() == 3
+    assert group.cpu_time() == pytest.approx(1.5)
+
+
+def test_no_hierarchy_where_nothing_is_writable(tmp_path: Path):
+    """The backend then samples instead."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/a\n0::/\n")
+    (tmp_path / "cgroup").mkdir()
+    assert cgroups.find("x", tmp_path / "cgroup", tmp_path / "proc") is None
+
+
+def test_own_groups_are_read_from_proc():
+    """Version 1 names controllers, version 2 has an empty name."""
+    text = "5:cpu,cpuacct:/a/b\n4:memory:/m\n0::/\n"
+    assert cgroups._own_groups(text) == {"cpu": "/a/b", "cpuacct": "/a/b", "memory": "/m", "": "/"}
+
+
+@pytest.mark.parametrize(("before", "first"), [(1 << 40, "memory"), (1 << 20, "memsw")])
+def test_version_1_sets_memory_and_swap_in_the_order_that_the_kernel_accepts(tmp_path: Path, before: int, first: str):
+    """Lowering starts with memory, raising with memory+swap."""
+    memory, memsw = tmp_path / "memory.limit_in_bytes", tmp_path / "memory.memsw.limit_in_bytes"
+    for file in (memory, memsw):
+        file.write_text(str(before))
+    cgroups._write_both(memory, memsw, 100 << 20)
+    assert memory.read_text() == memsw.read_text() == str(100 << 20)
+    later = memsw if first == "memory" else memory
+    assert later.stat().st_mtime_ns >= (memory if later is memsw else memsw).stat().st_mtime_ns
