@@ -219,8 +219,8 @@ def service_command() -> list[str]:
         return [found]
     raise AutostartFailed(
         "No Codecell service is running and none is installed here. Either install it"
-        " (pip install 'codecell[service]'), start one elsewhere (codecell-executor serve), or say where one is:"
-        " CODECELL_URL=http://HOST:8700, with CODECELL_API_KEY if it has keys."
+        " (pip install 'codecell[service]'), start one elsewhere (codecell-executor serve), or say where one"
+        " is: CODECELL_URL=http://HOST:8700, with CODECELL_API_KEY if it has keys."
     )
 
 

@@ -45,7 +45,7 @@ class _Background:
                 self._thread.start()
             if threading.current_thread() is self._thread:
                 raise RuntimeError(
-                    "a blocking call inside Codecell's own event loop would wait for itself: use the async form"
+                    "a blocking call inside Codecell's own event loop waits for itself: use the async form"
                 )
             return self._loop
 
@@ -86,7 +86,7 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
             job()
     except BaseException:
         loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
-        _drain(inbox, done)
+        _drain(inbox)
         raise
     try:
         return done.result()
@@ -94,7 +94,7 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
         raise asyncio.CancelledError from None
 
 
-def _drain(inbox: queue.SimpleQueue[_Job | None], done: Future[Any]) -> None:
+def _drain(inbox: queue.SimpleQueue[_Job | None]) -> None:
     """Wait for the cancelled work to clean up; what it still wants printed is dropped."""
     try:
         while inbox.get(timeout=CLEANUP_TIME) is not None:
@@ -135,12 +135,8 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
     """
     if inspect.iscoroutinefunction(function):
         return await function(*args)
-    value = await asyncio.to_thread(_without_inbox, function, args)
+    value = await asyncio.to_thread(function, *args)
     return await value if inspect.isawaitable(value) else value
-
-
-def _without_inbox(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    return function(*args)
 
 
 def iterate(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:

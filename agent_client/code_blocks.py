@@ -213,7 +213,7 @@ def _closes(line: str, fence: str) -> bool:
 def _unindent(line: str, indent: str) -> str:
     """Take off at most as much as the opening fence was indented (quote marks included)."""
     if ">" in indent:
-        return re.sub(r"^[ \t]*(?:>[ \t]?){1,%d}" % indent.count(">"), "", line)
+        return re.sub(rf"^[ \t]*(?:>[ \t]?){{1,{indent.count('>')}}}", "", line)
     width = 0
     while width < len(indent) and width < len(line) and line[width] in " \t":
         width += 1

@@ -35,7 +35,7 @@ prices = last_year.pivot(index="Date", columns="Symbol", values="Price")[["MSFT"
 print((prices.iloc[-1] / prices.iloc[0] - 1).map("{:+.1%}".format))
 ```
 """
-_SECOND = f"""There is no column `Date`: I guessed the names. I look at the header first, and use what is there.
+_SECOND = f"""There is no column `Date`: I guessed the names. I look at the header, and use what is there.
 
 ```python
 import pandas as pd

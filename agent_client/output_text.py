@@ -21,7 +21,8 @@ _SEQUENCE = re.compile(
     r"|(?P<control>[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
 _UNFINISHED = re.compile(
-    r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]+|\r)\Z"
+    r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?"
+    r"|\x1b[ -/]+|\r)\Z"
 )
 _MAX_HELD = 4096
 COLOUR = re.compile(r"\x1b\[[0-9;:]*m")

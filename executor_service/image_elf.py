@@ -55,5 +55,5 @@ def _place(program: bytes) -> int | None:
     strings = entries[_DT_STRTAB]
     for address, offset, length in loads:
         if address <= strings < address + length:
-            return offset + strings - address + text
+            return int(offset + strings - address + text)
     return None

@@ -54,7 +54,11 @@ class ImageDefinitionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDefinition:
-    """One directory of image definitions. `limits` holds what differs from the service's defaults."""
+    """One directory of image definitions.
+
+    `languages` are those that its programs may be written in; `limits` holds what differs from the
+    service's defaults.
+    """
 
     name: str
     description: str

@@ -30,7 +30,7 @@ set_up() {
     VENV="$("$BASE_PYTHON" -I "$ROOT/scripts/set_up.py" "$ROOT" "$1")"
 }
 
-# The sandbox image, built once; says nothing where it is there.
+# The sandbox image, built once; nothing is said where it is there already.
 build_image() {
-    "$VENV/bin/python" -I "$ROOT/scripts/build_image.py" "${1:-python}"
+    "$VENV/bin/codecell-executor" images build "${1:-python}" >/dev/null
 }

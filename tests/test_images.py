@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from executor_service import image_build, image_elf, image_hook, images
+from executor_service import image_build, image_elf, image_hook, images, languages
 from executor_service.errors import ImageNotFound
 
 BINDS = ("usr", "bin", "sbin", "lib", "lib64", "etc/ld.so.cache", "etc/alternatives", "dev")
@@ -109,7 +109,7 @@ def test_the_projects_image_is_defined_with_every_version_pinned() -> None:
     )
     assert {"ipykernel", "pip", *promised.split()} <= names
     assert python.preload[:2] == ("numpy", "pandas")
-    assert python.languages == ("python",)
+    assert python.languages == tuple(each.name for each in languages.ALL)
 
 
 @pytest.mark.parametrize(

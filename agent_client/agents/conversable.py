@@ -80,8 +80,8 @@ class ConversableAgent(TwoParty):
         self, trigger: Any, reply_func: ReplyFunc, position: int = 0, config: Any = None
     ) -> None:
         """Put a reply function ahead of all others. `trigger`: an agent, its name, a class, a callable of the
-        sender, a list of these, or None for no sender. `reply_func(recipient, messages, sender, config)` gives
-        `(final, reply)`; sync or async.
+        sender, a list of these, or None for no sender. `reply_func(recipient, messages, sender, config)`
+        gives `(final, reply)`; sync or async.
         """
         self._registered.insert(position, _Registered(trigger=trigger, function=reply_func, config=config))
 

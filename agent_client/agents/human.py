@@ -55,8 +55,8 @@ def decide(situation: Situation, *, name: str, sender: str) -> Ask | End | AutoR
     """What to do with a received message before anything else."""
     if situation.mode == "ALWAYS":
         return Ask(
-            prompt=f"Replying as {name}. Provide feedback to {sender}. Press enter to skip and use auto-reply,"
-            " or type 'exit' to end the conversation: "
+            prompt=f"Replying as {name}. Provide feedback to {sender}. Press enter to skip and use"
+            " auto-reply, or type 'exit' to end the conversation: "
         )
     if not situation.at_limit and not situation.terminal:
         return AutoReply()
@@ -64,7 +64,8 @@ def decide(situation: Situation, *, name: str, sender: str) -> Ask | End | AutoR
         return End(reason=_limit(situation) if not situation.terminal else _terminal(sender))
     skip = "" if situation.terminal else "to skip and use auto-reply, "
     return Ask(
-        prompt=f"Please give feedback to {sender}. Press enter {skip}or type 'exit' to stop the conversation: "
+        prompt=f"Please give feedback to {sender}. Press enter {skip}or type 'exit' to stop the"
+        " conversation: "
     )
 
 

@@ -73,8 +73,8 @@ class TwoParty:
         on_event: EventSink | None = None,
         **context: Any,
     ) -> ChatResult:
-        """Send `message` (a text, a dict, or a callable of sender, recipient and context) and let the two talk
-        until one stops; prints the conversation unless `silent`. Works inside a running event loop.
+        """Send `message` (a text, a dict, or a callable of sender, recipient and context) and let the two
+        talk until one stops; prints the conversation unless `silent`. Works inside a running event loop.
 
         Raises:
             CodecellError: the service or the model failed.

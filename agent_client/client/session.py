@@ -93,7 +93,7 @@ class AsyncSession:
     async def start_command(
         self, command: str | Sequence[str], **options: Unpack[CommandOptions]
     ) -> AsyncOperation[CommandResult]:
-        """Run a command detached, such as a server: it lives until it ends, is stopped, or the session closes."""
+        """Run a command detached, such as a server: it lives until it is stopped or the session closes."""
         body = command_body(command, **options) | {"detach": True}
         begun = await self._transport.json("POST", f"{self._path}/commands", body=body)
         return self.command_handle(begun["id"])

@@ -238,8 +238,8 @@ def _translate(error: Exception, url: str, last_event_id: int = 0) -> CodecellEr
             " say where it is with CODECELL_URL (or base_url=, --url)."
         )
     return StreamBroken(
-        f"The connection to the service at {url} broke before the answer was complete ({reason}). What ran may"
-        " or may not have finished; check that the service is alive (GET /healthz), then try again.",
+        f"The connection to the service at {url} broke before the answer was complete ({reason}). What ran"
+        " may or may not have finished; check that the service is alive (GET /healthz), then try again.",
         last_event_id=last_event_id,
     )
 

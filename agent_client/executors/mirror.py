@@ -199,7 +199,7 @@ def _parts(path: str) -> list[str]:
     for part in parts:
         if part in ("", ".", ".."):
             raise Refused("its path leaves the directory")
-        if part.startswith(".") or part.startswith("~"):
+        if part.startswith((".", "~")):
             raise Refused("hidden files are not copied")
         if "\\" in part or any(_unprintable(c) for c in part) or len(os.fsencode(part)) > 255:
             raise Refused("its name has characters that a file name should not have")

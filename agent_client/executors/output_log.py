@@ -21,8 +21,8 @@ _NO_NETWORK = re.compile(
     r"|Network is unreachable|Failed to establish a new connection"
 )
 NETWORK_HINT = (
-    "(The sandbox has no network, so pip cannot download packages. Use the packages that are installed; or the"
-    " user can allow it with RemoteCodeExecutor(network=True), where the service permits.)"
+    "(The sandbox has no network, so pip cannot download packages. Use the packages that are installed; or"
+    " the user can allow it with RemoteCodeExecutor(network=True), where the service permits.)"
 )
 
 

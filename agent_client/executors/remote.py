@@ -189,8 +189,8 @@ class RemoteCodeExecutor:
         has = (await self._client.info()).backend
         if has != backend:
             raise BackendUnavailable(
-                f"the backend {backend!r} was demanded (use_docker=True?) and this service runs {has!r}: start one"
-                f" with `codecell-executor serve --backend {backend}`",
+                f"the backend {backend!r} was demanded (use_docker=True?) and this service runs {has!r}: start"
+                f" one with `codecell-executor serve --backend {backend}`",
                 status=503,
                 code="backend_unavailable",
             )

@@ -18,7 +18,7 @@ class ModelResponse:
     """What the model said. `usage.requests` is 1 for one call."""
 
     content: str
-    usage: Usage = Usage(requests=1)
+    usage: Usage = field(default_factory=lambda: Usage(requests=1))
     model: str = "model"
     finish_reason: str = "stop"
     tool_calls: Sequence[Mapping[str, Json]] = field(default=())

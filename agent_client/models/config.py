@@ -78,8 +78,8 @@ def model_client_from(config: LlmConfig) -> ModelClient:
 def _client(entry: dict[str, Json]) -> ModelClient:
     if entry.get("api_type", "openai") not in ("openai", "open_ai"):
         raise ValueError(
-            f"api_type {entry['api_type']!r} is not supported: give its OpenAI-compatible endpoint as base_url,"
-            " or pass model_client="
+            f"api_type {entry['api_type']!r} is not supported: give its OpenAI-compatible endpoint as"
+            " base_url, or pass model_client="
         )
     if not entry.get("model"):
         raise ValueError("an entry of llm_config names no model")

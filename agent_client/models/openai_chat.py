@@ -142,7 +142,7 @@ class OpenAIChatCompletionClient:
             key = "none"  # local endpoints want none, the package insists on one
         if not key:
             raise ModelAuthenticationFailed(
-                "No key for the model: set OPENAI_API_KEY, or pass api_key= (and base_url= for an endpoint other"
+                "No key for the model: set OPENAI_API_KEY, or pass api_key= (and base_url= for another endpoint"
                 " than OpenAI's)."
             )
         return openai.AsyncOpenAI(

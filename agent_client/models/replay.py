@@ -23,7 +23,7 @@ class ReplayChatCompletionClient:
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Mapping[str, Any]] = (),  # noqa: ARG002  # the protocol's
         stream: TextSink | None = None,
     ) -> ModelResponse:
         """The next reply.

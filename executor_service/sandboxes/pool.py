@@ -275,6 +275,7 @@ class Pool:
         if not self._open:
             return
         self._drop_dead()
+        self._drop_gone()
         now = asyncio.get_running_loop().time()
         waiters = list(self._waiters)
         for action in plan(self._state(now)):
@@ -369,6 +370,11 @@ class Pool:
                 self._counts.died += 1
                 shelf.ready.remove(sandbox)
                 self._close(sandbox)
+
+    def _drop_gone(self) -> None:
+        """A waiter that was cancelled may not have run since."""
+        for waiter in [waiter for waiter in self._waiters if waiter.given.done()]:
+            self._waiters.remove(waiter)
 
     def _close(self, sandbox: Sandbox) -> None:
         """Start to close; its place counts as taken until that is done."""

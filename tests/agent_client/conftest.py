@@ -18,16 +18,19 @@ def _no_service_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake() -> Iterator[FakeService]:
+    """A running fake service."""
     with fake_service() as running:
         yield running
 
 
 @pytest.fixture
 def client(fake: FakeService) -> Iterator[ExecutorClient]:
+    """A blocking client of it."""
     with ExecutorClient(fake.url, KEY) as made:
         yield made
 
 
 @pytest.fixture
 def async_client(fake: FakeService) -> AsyncExecutorClient:
+    """An async client of it."""
     return AsyncExecutorClient(fake.url, KEY)

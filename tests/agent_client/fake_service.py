@@ -310,4 +310,5 @@ def fake_service(script: Script = echo) -> Iterator[FakeService]:
 
 
 def b64(data: bytes) -> str:
+    """Bytes as base64 text."""
     return base64.b64encode(data).decode()

@@ -42,6 +42,7 @@ SERVICE = """
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a stand-in service, which options may be added to."""
     program = tmp_path / "service.py"
     program.write_text(textwrap.dedent(SERVICE))
     command = [sys.executable, str(program)]
@@ -80,8 +81,8 @@ def test_a_service_that_fails(service: list[str]) -> None:
 
 def test_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no service is installed, one error says the ways to get one."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(AutostartFailed, match=r"codecell\[service\].*CODECELL_URL"):
         autostart.service_command()
 

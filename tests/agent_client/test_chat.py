@@ -56,12 +56,14 @@ class ScriptedExecutor:
 
 
 def done(output: str = "1\n", code: int = 0) -> CodeResult:
+    """What came of a block."""
     return CodeResult(exit_code=code, output=output)
 
 
 def pair(
     replies: Sequence[str | ModelResponse], results: Sequence[CodeResult] = (), **options: Any
 ) -> tuple[UserProxyAgent, AssistantAgent, ScriptedExecutor]:
+    """A user proxy and an assistant whose words and results are scripted, and the executor."""
     executor = ScriptedExecutor(results)
     options = {"human_input_mode": "NEVER", "code_execution_config": {"executor": executor}} | options
     user = UserProxyAgent("user", **options)
@@ -135,6 +137,7 @@ def test_no_reply_ends_it() -> None:
 
 
 def answers(*lines: str) -> tuple[Callable[[str], str], list[str]]:
+    """An input function that gives these lines, and the prompts that it was asked."""
     prompts: list[str] = []
     left = list(lines)
 
@@ -369,7 +372,7 @@ def test_with_the_remote_executor(fake: FakeService) -> None:
 
 async def test_cancelling_a_run(fake: FakeService) -> None:
     """Cancelling stops the code at once and closes the session."""
-    fake.script = lambda code: [("stdout", {"text": "x"}), (HANG, {})]
+    fake.script = lambda _: [("stdout", {"text": "x"}), (HANG, {})]
     executor = RemoteCodeExecutor(base_url=fake.url, api_key=KEY)
     user, bot, _ = pair([CODE], code_execution_config={"executor": executor})
     printed = asyncio.Event()
@@ -389,7 +392,7 @@ async def test_cancelling_a_run(fake: FakeService) -> None:
 
 def test_interrupting_the_blocking_form(fake: FakeService) -> None:
     """Ctrl-C in a blocking chat stops the code, closes the session and is raised."""
-    fake.script = lambda code: [("stdout", {"text": "x"}), (HANG, {})]
+    fake.script = lambda _: [("stdout", {"text": "x"}), (HANG, {})]
     executor = RemoteCodeExecutor(base_url=fake.url, api_key=KEY)
 
     class Interrupting(io.StringIO):

@@ -21,6 +21,7 @@ ROOT = Path(agent_client.__file__).parents[1]
 
 @pytest.fixture
 def codecell(fake: FakeService, tmp_path: Path) -> Codecell:
+    """Calls the command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODECELL_URL": fake.url, "CODECELL_API_KEY": KEY}
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -36,7 +37,7 @@ def codecell(fake: FakeService, tmp_path: Path) -> Codecell:
 
 def test_run(codecell: Codecell, fake: FakeService, tmp_path: Path) -> None:
     """`run` streams output, passes input, files and arguments, and exits as the program did."""
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("stdout", {"text": "out\n"}),
         ("stderr", {"text": "err\n"}),
         ("completed", {"outcome": "error", "exit_code": 7}),
@@ -78,7 +79,7 @@ def test_collect_and_json(codecell: Codecell, fake: FakeService, tmp_path: Path)
         {"path": "a/p.png", "size": 2, "content": b64(b"\xff\xfe"), "encoding": "base64"},
         {"path": "../evil", "size": 1, "content": "x", "encoding": "utf-8"},
     ]
-    fake.script = lambda code: [("completed", {"outcome": "timeout", "files": files, "detail": "wall time"})]
+    fake.script = lambda _: [("completed", {"outcome": "timeout", "files": files, "detail": "wall time"})]
     done = codecell("run", "-", "--collect", "**", "--out", "got", input="x")
     assert done.returncode == 124
     assert (tmp_path / "got" / "a" / "p.png").read_bytes() == b"\xff\xfe"
@@ -93,7 +94,7 @@ def test_collect_and_json(codecell: Codecell, fake: FakeService, tmp_path: Path)
 def test_run_in_a_session(codecell: Codecell, fake: FakeService, client: Any, tmp_path: Path) -> None:
     """With `--session` the code executes there, and rich results are shown as text."""
     session = client.create_session()
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         (FILE, {"path": "new.txt", "content": b"n"}),
         ("result", {"data": {"text/plain": "42"}}),
         ("error", {"name": "E", "value": "v", "traceback": ["Traceback", "E: v"]}),

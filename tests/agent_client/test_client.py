@@ -19,7 +19,7 @@ from tests.agent_client.fake_service import HANG, FakeService, b64
 def test_run_gives_a_typed_result(client: ExecutorClient, fake: FakeService) -> None:
     """A run's options reach the service and its answer becomes a typed result."""
     file = {"path": "a.bin", "size": 2, "content": b64(b"\xff\x00"), "encoding": "base64"}
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("stdout", {"text": "hi"}),
         (
             "completed",
@@ -39,7 +39,7 @@ def test_run_gives_a_typed_result(client: ExecutorClient, fake: FakeService) -> 
 
 def test_stream_run_yields_events_in_order(client: ExecutorClient, fake: FakeService) -> None:
     """Events come typed and in order, unknown ones too, and fold into the result."""
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("stdout", {"text": "a\u2028b"}),
         ("novelty", {"x": 1}),
         ("stdout", {"text": "c"}),
@@ -54,7 +54,7 @@ def test_stream_run_yields_events_in_order(client: ExecutorClient, fake: FakeSer
 
 def test_streams_come_as_they_are_printed(client: ExecutorClient, fake: FakeService) -> None:
     """An event arrives while the program still runs, and closing the stream leaves the service."""
-    fake.script = lambda code: [("stdout", {"text": "early"}), (HANG, {})]
+    fake.script = lambda _: [("stdout", {"text": "early"}), (HANG, {})]
     stream = client.stream_run("x")
     assert isinstance(next(stream), Started)
     assert next(stream) == Stdout(text="early")
@@ -75,7 +75,7 @@ def test_detached_operations(client: ExecutorClient, fake: FakeService) -> None:
 def test_a_detached_stream_resumes(client: ExecutorClient, fake: FakeService) -> None:
     """A broken connection to a detached operation is taken up where it broke, with nothing twice."""
     texts = [("stdout", {"text": str(n)}) for n in range(5)]
-    fake.script = lambda code: [*texts, ("completed", {"outcome": "ok"})]
+    fake.script = lambda _: [*texts, ("completed", {"outcome": "ok"})]
     run = client.start_run("x")
     fake.cut_follow = 2
     assert run.stream().wait().stdout == "01234"
@@ -98,7 +98,7 @@ def test_sessions(client: ExecutorClient, fake: FakeService) -> None:
 
 def test_execute(client: ExecutorClient, fake: FakeService) -> None:
     """An execution's result, displays and error become typed values."""
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("display", {"data": {"image/png": b64(b"png")}, "metadata": {}}),
         ("result", {"data": {"text/plain": "2"}, "metadata": {}, "execution_count": 1}),
         ("completed", {"outcome": "ok", "execution_count": 1, "files": [{"path": "a", "size": 1}]}),
@@ -116,7 +116,7 @@ def test_execute(client: ExecutorClient, fake: FakeService) -> None:
 
 def test_input_is_answered(client: ExecutorClient, fake: FakeService) -> None:
     """`on_input` answers each input request of an execution."""
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("input_request", {"prompt": "name? ", "password": False}),
         ("completed", {"outcome": "ok"}),
     ]
@@ -237,7 +237,7 @@ def test_one_client_on_two_loops(async_client: AsyncExecutorClient) -> None:
 def test_a_display_of_megabytes(client: ExecutorClient, fake: FakeService) -> None:
     """A display of many megabytes is decoded in reasonable time."""
     big = "x" * 8_000_000
-    fake.script = lambda code: [("display", {"data": {"text/plain": big}}), ("completed", {"outcome": "ok"})]
+    fake.script = lambda _: [("display", {"data": {"text/plain": big}}), ("completed", {"outcome": "ok"})]
     begun = time.monotonic()
     with client.create_session() as session:
         assert session.stream("x").wait().displays[0].data["text/plain"] == big

@@ -10,6 +10,7 @@ F, T = "```", "~~~"
 
 
 def found(text: str) -> list[tuple[str, str]]:
+    """Languages and codes of the blocks."""
     return [(block.language, block.code) for block in extract_code_blocks(text)]
 
 

@@ -34,12 +34,14 @@ from tests.agent_client.fake_service import BREAK, KEY, FakeService, serving
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
+    """A port that refuses connections."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))  # bound but not listening: refuses
         yield holder.getsockname()[1]
 
 
 def run_at(url: str, key: str | None = None) -> None:
+    """Try a run at an address."""
     with ExecutorClient(url, key) as client:
         client.run("x")
 
@@ -68,9 +70,9 @@ def test_another_server_answers(answer: Any) -> None:
     async def endpoint(_: Any) -> Any:
         return answer
 
-    with serving(Starlette(routes=[Route("/{p:path}", endpoint, methods=["GET", "POST"])])) as url:
-        with pytest.raises(UnexpectedAnswer, match="CODECELL_URL"):
-            run_at(url)
+    server = Starlette(routes=[Route("/{p:path}", endpoint, methods=["GET", "POST"])])
+    with serving(server) as url, pytest.raises(UnexpectedAnswer, match="CODECELL_URL"):
+        run_at(url)
 
 
 def test_a_wrong_key(fake: FakeService) -> None:
@@ -85,18 +87,16 @@ def test_a_wrong_key(fake: FakeService) -> None:
 
 def test_the_service_dies_mid_stream(client: ExecutorClient, fake: FakeService) -> None:
     """What came before the break is delivered, then `StreamBroken` with the last event's number."""
-    fake.script = lambda code: [("stdout", {"text": "a"}), (BREAK, {})]
-    seen = []
+    fake.script = lambda _: [("stdout", {"text": "a"}), (BREAK, {})]
+    seen: list[Any] = []
     with pytest.raises(StreamBroken, match="healthz") as caught:
-        for event in client.stream_run("x"):
-            seen.append(event)
-    assert len(seen) == 2
+        seen.extend(client.stream_run("x"))
     assert caught.value.last_event_id == 2
 
 
 def test_a_stream_without_an_end(client: ExecutorClient, fake: FakeService) -> None:
     """A stream that ends without `completed` is broken, however politely it was closed."""
-    fake.script = lambda code: [("stdout", {"text": "a"})]
+    fake.script = lambda _: [("stdout", {"text": "a"})]
     with pytest.raises(StreamBroken):
         list(client.stream_run("x"))
 
@@ -118,7 +118,7 @@ def test_busy_service_is_asked_again(client: ExecutorClient, fake: FakeService) 
 
 def test_a_broken_post_is_not_sent_twice(client: ExecutorClient, fake: FakeService) -> None:
     """A POST whose connection broke is never repeated: it may have run."""
-    fake.script = lambda code: [(BREAK, {})]
+    fake.script = lambda _: [(BREAK, {})]
     with pytest.raises(StreamBroken):
         list(client.stream_run("x"))
     assert len(fake.bodies("/runs")) == 1

@@ -20,14 +20,17 @@ Make = Callable[..., RemoteCodeExecutor]
 
 @pytest.fixture
 def make(fake: FakeService) -> Make:
+    """Makes executors over the fake service."""
     return lambda **options: RemoteCodeExecutor(base_url=fake.url, api_key=KEY, **options)
 
 
 def py(code: str, **more: Any) -> CodeBlock:
+    """A python block."""
     return CodeBlock(code=code, language="python", **more)
 
 
 def ok(*events: tuple[str, dict[str, Any]], **fields: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Events that end well."""
     return [*events, ("completed", {"outcome": "ok", "exit_code": 0} | fields)]
 
 
@@ -49,7 +52,7 @@ async def test_where_blocks_run(make: Make, fake: FakeService) -> None:
 async def test_it_stops_at_the_first_failure(make: Make, fake: FakeService) -> None:
     """Blocks after a failing one do not run; the output so far and the traceback are told."""
     trace = ["Traceback (most recent call last)", "KeyError: 'Date'"]
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("stdout", {"text": "before"}),
         ("error", {"name": "KeyError", "value": "'Date'", "traceback": trace}),
         ("completed", {"outcome": "error"}),
@@ -74,7 +77,7 @@ async def test_it_stops_at_the_first_failure(make: Make, fake: FakeService) -> N
 )
 async def test_endings(make: Make, fake: FakeService, fields: dict[str, Any], status: int, says: str) -> None:
     """How code ended is in the exit code and, where needed, in words; what was printed is kept."""
-    fake.script = lambda code: [("stdout", {"text": "printed\n"}), ("completed", fields)]
+    fake.script = lambda _: [("stdout", {"text": "printed\n"}), ("completed", fields)]
     executor = make()
     result = await executor.execute_code_blocks([py("a")])
     assert result.exit_code == status
@@ -86,7 +89,7 @@ async def test_endings(make: Make, fake: FakeService, fields: dict[str, Any], st
 async def test_rich_output(make: Make, fake: FakeService) -> None:
     """Plain text of results is told to the model, images become artifacts."""
     png = {"image/png": b64(b"\x89PNG"), "text/plain": "<Figure size 640x480>"}
-    fake.script = lambda code: ok(
+    fake.script = lambda _: ok(
         ("stdout", {"text": "x"}), ("display", {"data": png}), ("result", {"data": {"text/plain": "42"}})
     )
     executor = make()
@@ -103,7 +106,7 @@ async def test_files_in_and_out(make: Make, fake: FakeService, tmp_path: Path) -
     """The directory's files are uploaded before the first block, and new files come back."""
     (tmp_path / "data.csv").write_text("a,b")
     (tmp_path / ".env").write_text("SECRET")
-    fake.script = lambda code: ok(
+    fake.script = lambda _: ok(
         (FILE, {"path": "out/plot.png", "content": b"PNG"}),
         (FILE, {"path": "data.csv", "content": b"evil"}),
         (FILE, {"path": "../escape", "content": b"evil"}),
@@ -128,7 +131,7 @@ async def test_files_in_and_out(make: Make, fake: FakeService, tmp_path: Path) -
 
 async def test_files_without_a_directory(make: Make, fake: FakeService) -> None:
     """Without a directory, small new files are artifacts in memory."""
-    fake.script = lambda code: ok((FILE, {"path": "plot.png", "content": b"PNG"}))
+    fake.script = lambda _: ok((FILE, {"path": "plot.png", "content": b"PNG"}))
     executor = make()
     result = await executor.execute_code_blocks([py("a")])
     assert [(a.name, a.data, a.path) for a in result.artifacts] == [("plot.png", b"PNG", None)]
@@ -166,7 +169,7 @@ async def test_unknown_language(make: Make) -> None:
 
 async def test_pip_without_network(make: Make, fake: FakeService) -> None:
     """When pip fails for want of network, the reply names the setting."""
-    fake.script = lambda code: [
+    fake.script = lambda _: [
         ("stderr", {"text": "ERROR: No matching distribution found for x\n"}),
         ("completed", {"outcome": "error", "exit_code": 1}),
     ]
@@ -193,7 +196,7 @@ async def test_a_session_that_ended_is_replaced(make: Make, fake: FakeService) -
 
 async def test_output_is_clean_and_streamed(make: Make, fake: FakeService) -> None:
     """Output comes piece by piece without control sequences, colours excepted."""
-    fake.script = lambda code: ok(
+    fake.script = lambda _: ok(
         ("stdout", {"text": "\x1b]0;ti"}),
         ("stdout", {"text": "tle\x07a\x1b[31m"}),
         ("stdout", {"text": "b\x1b[2J"}),
@@ -208,7 +211,7 @@ async def test_output_is_clean_and_streamed(make: Make, fake: FakeService) -> No
 
 async def test_cancelling_stops_the_code(make: Make, fake: FakeService) -> None:
     """A cancelled execution leaves the service at once, which stops the code."""
-    fake.script = lambda code: [("stdout", {"text": "x"}), (HANG, {})]
+    fake.script = lambda _: [("stdout", {"text": "x"}), (HANG, {})]
     executor = make()
     printed = asyncio.Event()
     listen = lambda progress: printed.set() if isinstance(progress, Output) else None  # noqa: E731

@@ -8,6 +8,7 @@ from agent_client.agents.human import Ask, AutoReply, End, HumanInputMode, Say, 
 
 
 def at(mode: HumanInputMode, *, terminal: bool = False, replies: int = 0, allowed: int = 10) -> Situation:
+    """A situation."""
     return Situation(mode=mode, terminal=terminal, auto_replies=replies, allowed=allowed)
 
 

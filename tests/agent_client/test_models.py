@@ -64,6 +64,7 @@ class Endpoint:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
+    """A running scripted endpoint."""
     scripted = Endpoint()
     with serving(Starlette(routes=[Route("/v1/chat/completions", scripted.answer, methods=["POST"])])) as url:
         scripted.url = f"{url}/v1"

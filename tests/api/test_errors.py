@@ -77,7 +77,7 @@ async def test_framework_errors(
         (b'{"language": "python", "code": "", "stdin": "*", "stdin_encoding": "base64"}', "stdin"),
         (
             b'{"language": "python", "code": "", "files": '
-            + b'[{"path": "a", "content": "\xc3\xa9", "encoding": "base64"}]}',
+             b'[{"path": "a", "content": "\xc3\xa9", "encoding": "base64"}]}',
             "files.0.content",
         ),
         (b'{"language": "python", "code": "", "files": [{"content": ""}]}', "files.0.path"),

@@ -19,6 +19,9 @@ EXPECTED = frozenset({501, 502, 503, 507})  # said plainly: not here, or no room
 EXAMPLES = int(os.environ.get("CODECELL_PROPERTY_EXAMPLES", "10"))  # of each operation and mode
 
 
+schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
+
+
 @pytest.fixture(scope="module")
 def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the service is: `CODECELL_TEST_URL`, or one that plays, in a thread of its own."""

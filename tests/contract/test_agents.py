@@ -24,6 +24,11 @@ from agent_client.wire.events import Stdout
 Service = tuple[str, str | None]
 
 
+def below(directory: Path) -> list[str]:
+    """Everything below a directory."""
+    return sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*"))
+
+
 def test_the_loop(service: Service, tmp_path: Path) -> None:
     """An assistant's code fails, is mended with the state kept, and its file comes out."""
     replies = [
@@ -56,7 +61,7 @@ async def test_blocks(service: Service, tmp_path: Path) -> None:
     executor = RemoteCodeExecutor(base_url=service[0], api_key=service[1], work_dir=tmp_path / "w", timeout=2)
     result = await executor.execute_code_blocks([CodeBlock(code=code, language="python")])
     assert result.output == "seen\n"
-    assert [p.name for p in tmp_path.rglob("*")] == ["w"]
+    assert below(tmp_path) == ["w"]
     slow = await executor.execute_code_blocks(
         [CodeBlock(code="print('kept', flush=True)\nwhile True: pass", language="python")]
     )
@@ -72,11 +77,11 @@ def test_the_service_dies_mid_stream(tmp_path: Path) -> None:
     own = OwnService()
     with own as found, ExecutorClient(found.url, found.api_key) as client:
         stream = client.stream_run("import time; print('on', flush=True); time.sleep(300)")
+        assert own.pid is not None
+        assert any(isinstance(event, Stdout) for event in stream)
+        os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(StreamBroken):
-            for event in stream:
-                if isinstance(event, Stdout):
-                    assert own.pid is not None
-                    os.kill(own.pid, signal.SIGKILL)
+            stream.wait()
         with pytest.raises(ServiceUnreachable, match="codecell-executor serve"):
             client.run("1")
 

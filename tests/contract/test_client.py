@@ -29,12 +29,14 @@ Service = tuple[str, str | None]
 
 @pytest.fixture
 def client(service: Service) -> Iterator[ExecutorClient]:
+    """A client of the real service."""
     with ExecutorClient(*service) as made:
         yield made
 
 
 @pytest.fixture
 def session(client: ExecutorClient) -> Iterator[Session]:
+    """A session there, closed at the end."""
     with client.create_session(metadata={"test": "contract"}) as made:
         yield made
 

@@ -28,6 +28,12 @@ def _boot() -> None:
     getattr(sys.modules[name], function)()
 
 
-_boot()
+try:
+    _boot()
+except BaseException:
+    import traceback
+
+    traceback.print_exc()  # `site` would show one line, and go on to run main.py
+    os._exit(70)
 # In a child that becomes a program: `site` takes this for "there is no sitecustomize", which is true.
 raise ImportError("the zygote's child becomes a program", name="sitecustomize")
