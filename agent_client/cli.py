@@ -109,7 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _chat(arguments: argparse.Namespace) -> int:
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         sys.stderr.write(
-            "codecell chat: no model. Set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint than OpenAI's,"
+            "codecell chat: no model. Set OPENAI_API_KEY (OPENAI_BASE_URL for another endpoint than OpenAI's,"
             " --model for its model). `codecell demo` needs no key.\n"
         )
         return 2

@@ -64,7 +64,7 @@ class Console:
         self._close_line()
         if self._speaking is not None:
             self._speaking = None
-            self._write("\n")
+            self._write("" if event.message.content.endswith("\n") else "\n")
         else:
             self._header(event.sender, event.recipient)
             self._write(clean(event.message.content).rstrip("\n") + "\n")

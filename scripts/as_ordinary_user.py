@@ -56,7 +56,7 @@ def environment(python: str) -> dict[str, str]:
         "HOME": str(HOME),
         "USER": "ordinary",
         "LOGNAME": "ordinary",
-        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
         "PYTHON": python,
         "CODECELL_VENV": str(HOME / "venv"),
     }

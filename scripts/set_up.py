@@ -83,10 +83,10 @@ def is_ready(venv: Path, wanted: dict[str, object]) -> bool:
 
 def make(venv: Path, root: Path, extras: list[str], wanted: dict[str, object]) -> None:
     """Create the environment unless it is there, and install the project and what it needs."""
-    tell(f"setting up a virtual environment in {venv} (Python {sys.version.split()[0]}), once")
-    before = read_stamp(venv)
-    kept = before is not None and before["python"] == wanted["python"] and before["root"] == wanted["root"]
-    if not (kept or works(venv)):
+    if works(venv):
+        tell(f"bringing the virtual environment {venv} up to date")
+    else:
+        tell(f"setting up a virtual environment in {venv} (Python {sys.version.split()[0]}), once")
         create(venv)
     (venv / STAMP).unlink(missing_ok=True)
     tell(f"installing codecell[{','.join(extras)}] and what it needs")
@@ -94,14 +94,6 @@ def make(venv: Path, root: Path, extras: list[str], wanted: dict[str, object]) -
     run([*pip, "-e", f"{root}[{','.join(extras)}]"])
     (venv / STAMP).write_text(json.dumps(wanted), encoding="utf-8")
     tell("the virtual environment is ready")
-
-
-def read_stamp(venv: Path) -> dict[str, object] | None:
-    """What an earlier set-up wrote, if it ended well."""
-    try:
-        return dict(json.loads((venv / STAMP).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
 
 
 def works(venv: Path) -> bool:

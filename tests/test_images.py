@@ -348,8 +348,10 @@ def inside(built: images.BuiltImage, tmp_path: Path) -> Inside:
     lines.append(f'exec chroot {root} /usr/bin/env -i {assignments} bash -c "cd /workspace; $1"')
 
     def run(script: str) -> str:
+        # chroot lies where an ordinary user's PATH does not lead.
+        env = {**os.environ, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
         argv = ["unshare", "-Urm", "bash", "-ec", "\n".join(lines), "bash", script]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
         if "unshare failed" in done.stderr:
             pytest.skip(f"this host refuses namespaces: {done.stderr.strip()}")
         return done.stdout + done.stderr

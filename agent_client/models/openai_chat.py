@@ -142,8 +142,8 @@ class OpenAIChatCompletionClient:
             key = "none"  # local endpoints want none, the package insists on one
         if not key:
             raise ModelAuthenticationFailed(
-                "No key for the model: set OPENAI_API_KEY, or pass api_key= (and base_url= for another endpoint"
-                " than OpenAI's)."
+                "No key for the model: set OPENAI_API_KEY, or pass api_key= (base_url= for an endpoint that"
+                " is not OpenAI's)."
             )
         return openai.AsyncOpenAI(
             api_key=key, base_url=self._base_url, timeout=self._timeout, max_retries=self._max_retries

@@ -59,7 +59,7 @@ class RequestContext:
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.began
         method = scope.get("method", "WEBSOCKET")
-        route = getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path_format", "none")
         self._metrics.request_ended(
             method=method if method in _METHODS or scope["type"] == "websocket" else "OTHER",
             route=route,

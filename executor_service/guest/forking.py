@@ -115,6 +115,7 @@ def _become(flavour: str, identity: Identity, stash: Any, fds: list[int]) -> Non
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        stash.go_live_as_kernel()
         kernel_start.run_kernel(KERNEL_DIRECTORY)
         os._exit(0)
     except Exception:

@@ -116,6 +116,12 @@ def _matplotlib(module: Any) -> None:
         module.rcParams["backend"] = os.environ["MPLBACKEND"]
 
 
+def _pyplot(module: Any) -> None:
+    """It chose a backend while it was preloaded; the one that is asked for now is loaded with the first figure."""
+    if os.environ.get("MPLBACKEND"):
+        module._backend_mod = None
+
+
 GIVEN: dict[str, Callable[[Any], None]] = {
     "logging": _logging,
     "multiprocessing.process": _multiprocessing,
@@ -123,6 +129,7 @@ GIVEN: dict[str, Callable[[Any], None]] = {
     "numpy.random.mtrand": _numpy_random,
     "numpy": _numpy,
     "matplotlib": _matplotlib,
+    "matplotlib.pyplot": _pyplot,
 }
 
 

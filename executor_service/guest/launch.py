@@ -66,8 +66,7 @@ def _child(request: dict[str, Any], fds: Sequence[int], identity: Identity, proc
         os.chdir(request["cwd"])
         argv = [os.fsencode(word) for word in request["argv"]]
         environment = {os.fsencode(k): os.fsencode(v) for k, v in request["env"].items()}
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        _default_signals()
         os.environb.clear()
         os.environb.update(environment)  # execvp searches this PATH
         os.execvp(argv[0], argv)
@@ -77,6 +76,14 @@ def _child(request: dict[str, Any], fds: Sequence[int], identity: Identity, proc
             os.write(3, json.dumps([error.errno or 1, name]).encode()[:4096])
     finally:
         os._exit(127)
+
+
+def _default_signals() -> None:
+    """What is ignored or blocked here would stay so across exec: the program starts as from a shell."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) != signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def set_limits(limits: dict[str, Any]) -> None:

@@ -132,6 +132,10 @@ class Stash:
             self._pending.pop(name, None)
         self._live = True
 
+    def go_live_as_kernel(self) -> None:
+        """In the child that becomes a kernel: the same, but what the kernel was built from stays in sight."""
+        self._live = True
+
     def withdraw(self) -> None:
         """At the very end of a program: take given modules and the interpreter's own out of sight, so that
         nobody spends time on clearing them. What the program itself made is finalised as usual.

@@ -123,6 +123,8 @@ class _Book:
     def refill(self) -> None:
         """Bring every kept key to its target, evenly, as far as room and `refill_credit` go."""
         credit = self.state.refill_credit
+        if credit is None and any(isinstance(action, Assign) for action in self.actions):
+            credit = 0  # a lease unsettles the pool
         started = 0
         while credit is None or started < credit:
             if self.alive >= self.state.capacity or sum(self.making.values()) >= self.state.refills:

@@ -54,7 +54,8 @@ async def test_files_are_saved(mirror: Mirror) -> None:
     [
         "../x", "a/../../x", "/etc/x", "a//b", "a/./b", "", ".", "..", "a/", ".bashrc",
         "a/.ssh/authorized_keys", ".git/hooks/pre-commit", "~/x", "~root", "a\\b", "a\x00b", "a\nb",
-        "a\x1b[2Jb", "a\u202egnp.exe", "a\u2028b", "a\ud800b", "x" * 256, "ü" * 200, "/".join(["d"] * 20), RECORD,
+        "a\x1b[2Jb", "a\u202egnp.exe", "a\u2028b", "a\ud800b", "x" * 256, "ü" * 200, RECORD,
+        "/".join(["d"] * 20),
     ],
 )  # fmt: skip
 async def test_hostile_names(mirror: Mirror, tmp_path: Path, path: str) -> None:

@@ -75,11 +75,8 @@ async def test_framework_errors(
         (b'{"language": "python", "code": "", "detach": "yes"}', "detach"),
         (b'{"language": "python", "code": "", "network": {"allow": [1]}}', "network"),
         (b'{"language": "python", "code": "", "stdin": "*", "stdin_encoding": "base64"}', "stdin"),
-        (
-            b'{"language": "python", "code": "", "files": '
-             b'[{"path": "a", "content": "\xc3\xa9", "encoding": "base64"}]}',
-            "files.0.content",
-        ),
+        (b'{"language": "python", "code": "", "files": [{"path": "a", "content": "?","encoding": "base64"}]}',
+         "files.0.content"),
         (b'{"language": "python", "code": "", "files": [{"content": ""}]}', "files.0.path"),
         (b'{"a":' * 100_000, ""),
         (b"[" * 1_000_000, ""),

@@ -138,3 +138,11 @@ async def test_impossible_times(client: httpx2.AsyncClient, session: Any) -> Non
     """A file's time that no calendar has does not break the answer."""
     session.files.content["late"] = b"x"
     assert (await client.get(f"/v1/sessions/{session.id}/files/late")).content == b"x"
+
+
+async def test_counted_by_template(client: httpx2.AsyncClient, session: Any) -> None:
+    """Metrics name a file's route as docs/api.md does, and no file."""
+    await client.get(f"/v1/sessions/{session.id}/files/a.txt")
+    text = (await client.get("/metrics")).text
+    assert 'route="/v1/sessions/{session_id}/files/{path}",status="200"' in text
+    assert "a.txt" not in text

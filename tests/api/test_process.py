@@ -91,9 +91,10 @@ def test_instance_and_lock(tmp_path: Path) -> None:
     home = state_dir.prepare(tmp_path / "a" / "b")
     assert home.stat().st_mode & 0o777 == 0o700
     assert state_dir.instance_id(home) == state_dir.instance_id(home)
-    with state_dir.locked(home), pytest.raises(state_dir.StateDirError, match=f"process {os.getpid()}"):
-        with state_dir.locked(home):
-            pass
+    with state_dir.locked(home):
+        second = state_dir.locked(home)
+        with pytest.raises(state_dir.StateDirError, match=f"process {os.getpid()}"):
+            second.__enter__()
     with state_dir.locked(home):
         pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,14 @@ def test_the_service_dies_mid_stream(tmp_path: Path) -> None:
         os.kill(own.pid, signal.SIGKILL)
         with pytest.raises(StreamBroken):
             stream.wait()
-        with pytest.raises(ServiceUnreachable, match="codecell-executor serve"):
-            client.run("1")
+        deadline = time.monotonic() + 30
+        while True:  # while the process is being torn down, a connection may still be taken, and then break
+            with pytest.raises((ServiceUnreachable, StreamBroken)) as caught:
+                client.run("1")
+            if isinstance(caught.value, ServiceUnreachable):
+                break
+            assert time.monotonic() < deadline
+    assert "codecell-executor serve" in str(caught.value)
 
 
 def test_the_demo(

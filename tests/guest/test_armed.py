@@ -75,7 +75,7 @@ class TestZygote:
         }
         starter = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], ['python3', 'main.py'])"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", starter, str(theirs.fileno()), self.python],
+            [sys.executable, "-I", "-c", starter, str(theirs.fileno()), self.python],
             cwd=workspace, env={**self.env, **extra}, pass_fds=(theirs.fileno(),),
         )  # fmt: skip
         theirs.close()

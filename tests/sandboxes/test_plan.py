@@ -71,6 +71,11 @@ KEEP = replace(EMPTY, keep=(A,), refill_credit=None)
         pytest.param(
             replace(KEEP, refills=3), [Make(spec=A, refill=True)] * 2, id="stock is made up to the target"
         ),
+        pytest.param(
+            replace(KEEP, waiting=[A], stock={A: Stock(ready=2)}),
+            [Assign(spec=A, index=0)],
+            id="a lease unsettles the pool",
+        ),
         pytest.param(replace(KEEP, refill_credit=0), [], id="no stock while work goes on"),
         pytest.param(
             replace(KEEP, refill_credit=1, refills=3),
