@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _Job = Callable[[], None]
 _INBOX: contextvars.ContextVar[queue.SimpleQueue[_Job | None] | None] = contextvars.ContextVar(
@@ -92,6 +94,17 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
         return done.result()
     except CancelledError:
         raise asyncio.CancelledError from None
+
+
+def blocking_form(method: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """The blocking form of an async method of the same class; an overriding method is heeded."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound: Callable[..., Awaitable[T]] = getattr(args[0], method.__name__)
+        return run_sync(lambda: bound(*args[1:], **kwargs))
+
+    return wrapper
 
 
 def _drain(inbox: queue.SimpleQueue[_Job | None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from benchmarks import bare
 from benchmarks.load import Connection, Times, timed
 from benchmarks.service import Service, holdings, pss, started, tree
-from executor_service import images
+from executor_service import image_build, images
 
 PRINT = "print(1)"
 PANDAS = "import pandas as pd; print(pd.Series([1,2]).sum())"
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the counts")
     quick = parser.parse_args().quick
     count = 30 if quick else 200
-    image = images.ensure("python")
+    image = image_build.build(images.definitions()["python"], progress=print)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}\n\n{HEAD}")
     bare_print = bare.python(image, PRINT, count)
     bare_pandas = bare.python(image, PANDAS, max(10, count // 10))

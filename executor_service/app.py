@@ -92,6 +92,7 @@ async def _service(
             image_items=[image_item(image, catalog) for image in images],
         )
         metrics.watch("codecell_pool", "Sandboxes by state", "state", lambda: pool_numbers(pool))
+        metrics.watch("codecell_sessions", "Sessions by state", "state", lambda: {"open": len(sessions)})
         service = Service(runs=runs, sessions=sessions, about=status, metrics=metrics)
         stack.push_async_callback(service.close)
         yield service

@@ -39,6 +39,23 @@ SITE_ENV: Mapping[str, str] = {
 OFFLINE_ENV: Mapping[str, str] = {"PIP_RETRIES": "0"}
 """Set where a sandbox has no network: pip then says so at once instead of trying for half a minute."""
 
+BASE_ENV: Mapping[str, str] = {
+    "PATH": SANDBOX_PATH,
+    "HOME": "/workspace",
+    "USER": "user",
+    "LOGNAME": "user",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+    "MPLCONFIGDIR": "/tmp/.matplotlib",  # noqa: S108 - the sandbox's own
+    "PYTHONDONTWRITEBYTECODE": "1",
+    **SITE_ENV,
+    **OFFLINE_ENV,
+}
+"""The variables of every program in a sandbox, and of the zygotes that they are forked from: what Python and
+preloaded libraries read while they start must be the same for both."""
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Set to the sandbox's number of cpus; 1 in a zygote, which must have one thread when it forks."""
+
 SYSTEM_CACHE = Path("/var/cache/codecell/images")
 MARKER = "image.json"
 LAYOUT = 1

@@ -17,7 +17,7 @@ from agent_client.agents.code_reply import (
 )
 from agent_client.agents.human import AutoReply, End, HumanInputMode, Say, Situation, decide, heed
 from agent_client.agents.two_party import TwoParty
-from agent_client.blocking import call, in_caller, run_sync
+from agent_client.blocking import blocking_form, call, in_caller
 from agent_client.chat_events import HumanAsked, ModelText, Notice
 from agent_client.conversation import Run, Stop, Turn
 from agent_client.messages import Message
@@ -85,22 +85,18 @@ class ConversableAgent(TwoParty):
         """
         self._registered.insert(position, _Registered(trigger=trigger, function=reply_func, config=config))
 
-    def generate_reply(
-        self, messages: Sequence[Mapping[str, Any]] | None = None, sender: ConversableAgent | None = None
-    ) -> str | dict[str, Any] | None:
-        """What the agent would say to `messages` (else to what `sender` has said); None: nothing."""
-        return run_sync(lambda: self.a_generate_reply(messages, sender))
-
     async def a_generate_reply(
         self, messages: Sequence[Mapping[str, Any]] | None = None, sender: ConversableAgent | None = None
     ) -> str | dict[str, Any] | None:
-        """As `generate_reply`, in a coroutine."""
+        """What the agent would say to `messages` (else to what `sender` has said); None: nothing."""
         given = messages if messages is not None else (self.chat_messages.get(sender, []) if sender else [])
         seen = [Message.of(message) for message in given]
         reply = await self.respond(Turn(run=Run(), sender=sender, messages=seen))
         if isinstance(reply, Stop):
             return None
         return {**reply.to_dict()} if reply.extra else reply.content
+
+    generate_reply = blocking_form(a_generate_reply)
 
     async def respond(self, turn: Turn) -> Message | Stop:
         """Reply: registered functions, termination and human, code, model, default."""

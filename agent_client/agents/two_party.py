@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent_client.blocking import call, in_caller, post, run_sync
+from agent_client.blocking import blocking_form, call, in_caller, post
 from agent_client.chat_events import ChatEvent, EventSink
 from agent_client.console import Console
 from agent_client.conversation import (
@@ -58,43 +58,6 @@ class TwoParty:
         messages = chats.get(agent) if agent is not None else next(iter(chats.values()), None)
         return messages[-1] if messages else None
 
-    def initiate_chat(
-        self,
-        recipient: TwoParty,
-        message: Opening = None,
-        *,
-        max_turns: int | None = None,
-        clear_history: bool = True,
-        silent: bool = False,
-        summary_method: SummaryMethod = "last_msg",
-        summary_args: Mapping[str, Any] | None = None,
-        usage_limits: UsageLimits | None = None,
-        max_time: float | None = MAX_TIME,
-        on_event: EventSink | None = None,
-        **context: Any,
-    ) -> ChatResult:
-        """Send `message` (a text, a dict, or a callable of sender, recipient and context) and let the two
-        talk until one stops; prints the conversation unless `silent`. Works inside a running event loop.
-
-        Raises:
-            CodecellError: the service or the model failed.
-        """
-        return run_sync(
-            lambda: self.a_initiate_chat(
-                recipient,
-                message,
-                max_turns=max_turns,
-                clear_history=clear_history,
-                silent=silent,
-                summary_method=summary_method,
-                summary_args=summary_args,
-                usage_limits=usage_limits,
-                max_time=max_time,
-                on_event=on_event,
-                **context,
-            )
-        )
-
     async def a_initiate_chat(
         self,
         recipient: TwoParty,
@@ -110,7 +73,15 @@ class TwoParty:
         on_event: EventSink | None = None,
         **context: Any,
     ) -> ChatResult:
-        """As `initiate_chat`, in a coroutine. Cancelling it stops model calls and code at once."""
+        """Send `message` (a text, a dict, or a callable of sender, recipient and context) and let the two
+        talk until one stops; prints the conversation unless `silent`. Cancelling stops model calls and
+        code at once.
+
+        `initiate_chat` is the blocking form, which works inside a running event loop too.
+
+        Raises:
+            CodecellError: the service or the model failed.
+        """
         if max_turns is not None and max_turns < 1:
             raise ValueError("max_turns is a number of round trips above zero")
         if not callable(summary_method) and summary_method != "last_msg":
@@ -137,6 +108,8 @@ class TwoParty:
             usage=run.meter.total,
             artifacts=tuple(run.artifacts),
         )
+
+    initiate_chat = blocking_form(a_initiate_chat)
 
     def clear_history(self, agent: TwoParty | None = None) -> None:
         """Forget the chat with `agent`, or all."""

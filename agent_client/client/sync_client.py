@@ -13,13 +13,12 @@ from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unp
 
 from agent_client.blocking import iterate, run_sync
 from agent_client.client.async_client import AsyncExecutorClient
-from agent_client.client.bodies import CommandOptions, ExecutionOptions, RunOptions, SessionOptions
+from agent_client.client.bodies import SessionOptions
 from agent_client.client.files import AsyncFiles
 from agent_client.client.operation import AsyncOperation, EventStream
 from agent_client.client.session import AsyncSession
 from agent_client.client.terminal import AsyncTerminal, TerminalExit
 from agent_client.wire.events import Event
-from agent_client.wire.results import CommandResult, ExecutionResult, RunResult
 from agent_client.wire.service import SessionInfo
 
 P = ParamSpec("P")
@@ -120,6 +119,42 @@ class Operation(Generic[R]):
     signal = blocking(AsyncOperation.signal)
 
 
+def streaming(
+    method: Callable[Concatenate[A, P], EventStream[R]],
+) -> Callable[Concatenate[Wraps[A], P], BlockingStream[R]]:
+    """The blocking form of a method that gives a stream."""
+
+    @functools.wraps(method)
+    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> BlockingStream[R]:
+        return BlockingStream(method(self.async_, *args, **kwargs))
+
+    return wrapper
+
+
+def handle(
+    method: Callable[Concatenate[A, P], AsyncOperation[R]],
+) -> Callable[Concatenate[Wraps[A], P], Operation[R]]:
+    """The blocking form of a method that gives a handle."""
+
+    @functools.wraps(method)
+    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> Operation[R]:
+        return Operation(method(self.async_, *args, **kwargs))
+
+    return wrapper
+
+
+def starting(
+    method: Callable[Concatenate[A, P], Awaitable[AsyncOperation[R]]],
+) -> Callable[Concatenate[Wraps[A], P], Operation[R]]:
+    """The blocking form of a method that starts something detached."""
+
+    @functools.wraps(method)
+    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> Operation[R]:
+        return Operation(run_sync(lambda: method(self.async_, *args, **kwargs)))
+
+    return wrapper
+
+
 class Files:
     """A session's files. See `AsyncFiles`."""
 
@@ -182,33 +217,12 @@ class Session:
     refresh = blocking(AsyncSession.refresh)
     close = blocking(AsyncSession.close)
 
-    def stream(self, code: str, **options: Unpack[ExecutionOptions]) -> BlockingStream[ExecutionResult]:
-        """Execute `code` and get its events as they come; closing the stream interrupts the code."""
-        return BlockingStream(self.async_.stream(code, **options))
-
-    def start(self, code: str, **options: Unpack[ExecutionOptions]) -> Operation[ExecutionResult]:
-        """Execute `code` detached: it goes on whatever becomes of this client."""
-        return Operation(run_sync(lambda: self.async_.start(code, **options)))
-
-    def execution(self, id: str) -> Operation[ExecutionResult]:
-        """A handle on an execution by its id."""
-        return Operation(self.async_.execution(id))
-
-    def stream_command(
-        self, command: str | list[str], **options: Unpack[CommandOptions]
-    ) -> BlockingStream[CommandResult]:
-        """Run a command and get its events as they come; closing the stream kills it."""
-        return BlockingStream(self.async_.stream_command(command, **options))
-
-    def start_command(
-        self, command: str | list[str], **options: Unpack[CommandOptions]
-    ) -> Operation[CommandResult]:
-        """Run a command detached, such as a server."""
-        return Operation(run_sync(lambda: self.async_.start_command(command, **options)))
-
-    def command_handle(self, id: str) -> Operation[CommandResult]:
-        """A handle on a command by its id."""
-        return Operation(self.async_.command_handle(id))
+    stream = streaming(AsyncSession.stream)
+    start = starting(AsyncSession.start)
+    execution = handle(AsyncSession.execution)
+    stream_command = streaming(AsyncSession.stream_command)
+    start_command = starting(AsyncSession.start_command)
+    command_handle = handle(AsyncSession.command_handle)
 
     @contextlib.contextmanager
     def terminal(self, rows: int = 24, cols: int = 80) -> Iterator[Terminal]:
@@ -253,17 +267,9 @@ class ExecutorClient:
     url = blocking(AsyncExecutorClient.url)
     close = blocking(AsyncExecutorClient.close)
 
-    def stream_run(self, code: str | None = None, **options: Unpack[RunOptions]) -> BlockingStream[RunResult]:
-        """Run one program and get its events as they come; closing the stream kills it."""
-        return BlockingStream(self.async_.stream_run(code, **options))
-
-    def start_run(self, code: str | None = None, **options: Unpack[RunOptions]) -> Operation[RunResult]:
-        """Run one program detached: it goes on whatever becomes of this client."""
-        return Operation(run_sync(lambda: self.async_.start_run(code, **options)))
-
-    def detached_run(self, id: str) -> Operation[RunResult]:
-        """A handle on a detached run by its id."""
-        return Operation(self.async_.detached_run(id))
+    stream_run = streaming(AsyncExecutorClient.stream_run)
+    start_run = starting(AsyncExecutorClient.start_run)
+    detached_run = handle(AsyncExecutorClient.detached_run)
 
     def create_session(self, **options: Unpack[SessionOptions]) -> Session:
         """A new session; use it as a context manager to have it closed at the end."""

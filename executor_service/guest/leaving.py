@@ -79,8 +79,8 @@ class Leaving:
         if self._requested is not self:
             return _status(self._requested)
         names = vars(sys.modules["__main__"])
-        if "__file__" in names or "__cached__" in names:
-            return None  # CPython removes them when the file has ended, but SystemExit comes before that
+        if "__file__" in names or "__cached__" in names or "__name__" not in names:
+            return None  # CPython removes the first two when the file has ended; SystemExit comes before that
         if not hasattr(sys, "last_value"):
             return 0
         return 1 if _left_main(sys.last_value, getattr(sys, "last_traceback", None), names) else None
@@ -139,18 +139,11 @@ class _Guard:
 class _Libraries:
     """Whether shared libraries were loaded since this was made: see dl_iterate_phdr(3)."""
 
-    class _Info(ctypes.Structure):
-        _fields_ = (
-            ("address", ctypes.c_size_t),
-            ("name", ctypes.c_char_p),
-            ("headers", ctypes.c_void_p),
-            ("number", ctypes.c_uint16),
-            ("adds", ctypes.c_ulonglong),
-        )
+    _ADDS = 32  # offset of `dlpi_adds` in struct dl_phdr_info, on 64 bits
 
     def __init__(self) -> None:
-        self._adds = 0
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(self._Info), ctypes.c_size_t, ctypes.c_void_p)
+        self._adds = b""
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
         self._callback = prototype(self._note)
         self.look()
         self.changed = False
@@ -161,8 +154,8 @@ class _Libraries:
         _c.dl_iterate_phdr(self._callback, None)
         self.changed = self._adds != before
 
-    def _note(self, info: Any, _size: int, _data: Any) -> int:
-        self._adds = info.contents.adds
+    def _note(self, info: int, _size: int, _data: Any) -> int:
+        self._adds = ctypes.string_at(info + self._ADDS, 8)
         return 1  # the counter is the same in every entry
 
 

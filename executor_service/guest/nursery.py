@@ -253,7 +253,7 @@ def main() -> None:
     zygotes: dict[str, Zygote] = {}
     try:
         for flavour in ("program", "kernel"):
-            zygotes[flavour] = Zygote(flavour, {key: config[key] for key in ("preload", "many_uids", "seccomp")})
+            zygotes[flavour] = Zygote(flavour, config)
         for zygote in zygotes.values():
             zygote.wait_ready()
         gc.collect()

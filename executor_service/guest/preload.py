@@ -14,7 +14,7 @@ import builtins
 import os
 import sys
 
-from executor_service.guest.stash import Effects, Stash
+from executor_service.guest.stash import OURS, Effects, Stash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class Recorder:
 
     def start(self) -> None:
         """Wrap the four ways in: import statements, importlib, loading itself, and atexit."""
+        for name in [name for name in sys.modules if name not in self.fresh.modules]:
+            if name.partition(".")[0] not in (OURS, "sitecustomize"):
+                del sys.modules[name]  # came with our first imports; comes again under our eyes when needed
         import atexit
 
         self._known = set(sys.modules)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _bootstrap: Any = sys.modules["_frozen_importlib"]
 _bootstrap_external: Any = sys.modules["_frozen_importlib_external"]
 _warnings: Any = sys.modules["_warnings"]
-_OURS = "executor_service"
+OURS = "executor_service"
 
 
 class Effects:
@@ -36,7 +36,7 @@ class Effects:
 
     def __init__(self, filters: list[Any], meta_path: list[Any]) -> None:
         self._seen = {id(item): item for item in (*filters, *meta_path)}
-        self._loggers: set[str] = set()
+        self._loggers: dict[str, Any] = {}
         self.of: dict[str, list[tuple[str, Any]]] = {}
 
     def settle(self, name: str) -> None:
@@ -49,9 +49,10 @@ class Effects:
         root: Any = getattr(sys.modules.get("logging"), "root", None)
         if root is not None:
             loggers = root.manager.loggerDict
-            for key in loggers.keys() - self._loggers:
-                self._loggers.add(key)
-                self._add(name, "logger", (key, loggers[key]))
+            for key, logger in loggers.items():
+                if self._loggers.get(key) is not logger:  # a place holder may become a logger
+                    self._loggers[key] = logger
+                    self._add(name, "logger", (key, logger))
 
     def register(self, name: str, function: Any, args: Any, kwargs: Any) -> None:
         """An exit function. The one of `weakref.finalize` serves whoever makes such an object first."""
@@ -88,7 +89,7 @@ class Stash:
         self._effects = effects.of
         self._add_needs_of_extensions()
         self._pending = dict(self.modules)
-        self._ours = [name for name in self.modules if name.partition(".")[0] == _OURS]
+        self._ours = [name for name in self.modules if name.partition(".")[0] == OURS]
         self._live = self._shown = False
         self._listings: dict[str, tuple[int, set[str]]] = {}
         self._closures = {name: self._closure(name) for name in (*listed, *self._packages())}

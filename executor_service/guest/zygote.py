@@ -15,31 +15,20 @@ import signal
 import socket
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 LIB = "/opt/codecell/lib"
 PYTHON = "/opt/codecell/env/bin/python3"
 CONTROL = 3  # the descriptor of a zygote's socket
 RENEW_AFTER = 5000  # forks share their zygote's hash seed and address layout: see docs/security.md
 
-ENVIRONMENT = {
-    "PATH": "/opt/codecell/env/bin:/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/workspace",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "MPLCONFIGDIR": "/tmp/.matplotlib",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONPATH": f"{LIB}/executor_service/guest/boot",
-    "CODECELL_ZYGOTE": "executor_service.guest.zygote:main",
-}
+BOOT = {"PYTHONPATH": f"{LIB}/executor_service/guest/boot", "CODECELL_ZYGOTE": "executor_service.guest.zygote:main"}
 
 
 class Zygote:
     """The nursery's handle on the zygote of one flavour; renews the process now and then."""
 
-    def __init__(self, flavour: str, config: dict[str, object]) -> None:
+    def __init__(self, flavour: str, config: dict[str, Any]) -> None:
         self._flavour = flavour
         self._config = config
         self._current = _start(flavour, config)
@@ -89,7 +78,7 @@ class Zygote:
             self._current, self._next, self._forks = self._next, None, 0
 
 
-def _start(flavour: str, config: dict[str, object]) -> tuple[int, socket.socket]:
+def _start(flavour: str, config: dict[str, Any]) -> tuple[int, socket.socket]:
     from executor_service.guest import channel
 
     ours, theirs = channel.pair()
@@ -105,7 +94,7 @@ def _start(flavour: str, config: dict[str, object]) -> tuple[int, socket.socket]
         os.dup2(theirs.fileno(), CONTROL)
         os.closerange(CONTROL + 1, 1 << 30)
         os.chdir("/workspace")
-        os.execve(PYTHON, ["python3", "main.py"], ENVIRONMENT)
+        os.execve(PYTHON, ["python3", "main.py"], {**config["environment"], **BOOT})
     finally:
         os._exit(127)
 

@@ -17,7 +17,7 @@ from typing import Any
 from executor_service import guest as guest_package
 from executor_service.errors import BackendUnavailable, SandboxFailed
 from executor_service.guest import channel
-from executor_service.images import BuiltImage
+from executor_service.images import BASE_ENV, THREAD_COUNTS, BuiltImage
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class NurseryClient:
             "many_uids": self._many_uids,
             "preload": list(self._image.preload),
             "seccomp": self._seccomp.hex(),
+            "environment": {**BASE_ENV, **dict.fromkeys(THREAD_COUNTS, "1")},
         }
         script = Path(guest_package.__file__).with_name("launcher.py")
         # exec'd, never forked from this process; the environment is empty, so no secret of ours is in it.

@@ -48,6 +48,7 @@ async def test_streamed(client: httpx2.AsyncClient) -> None:
     assert [(n, kind) for n, kind, _ in found] == [(1, "started"), (2, "stdout"), (3, "completed")]
     assert found[2][2]["outcome"] == "ok"
     assert "stdout" not in found[2][2]
+    assert found[1][2] == {"text": "print\n"}
 
 
 async def test_events_come_as_they_happen(client: httpx2.AsyncClient, running: Any) -> None:

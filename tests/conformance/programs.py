@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from executor_service.images import BASE_ENV, THREAD_COUNTS
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.guest import Ended, ProgramSpec, start_program
 
-ENVIRONMENT = {"PATH": "/opt/codecell/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/workspace", "LANG": "C.UTF-8"}
+ENVIRONMENT = {**BASE_ENV, **dict.fromkeys(THREAD_COUNTS, "1")}
 
 
 @dataclass(frozen=True)

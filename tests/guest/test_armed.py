@@ -167,7 +167,7 @@ def _drain(out: int, err: int, started: float) -> tuple[dict[int, bytes], float]
 def _same(data: bytes) -> str:
     """Text without what differs between any two runs: addresses, process ids in file names."""
     text = data.decode("utf-8", "backslashreplace")
-    return re.sub(r"0x[0-9a-f]{6,}", "0xADDRESS", text)
+    return re.sub(r"0x[0-9a-f]{6,}|(?<=started )\d{9,}", "ADDRESS", text)
 
 
 def _need(python: str) -> str:
