@@ -118,7 +118,10 @@ def _serve(found: argparse.Namespace, environ: Mapping[str, str]) -> int:
         backend = _backend(settings, images, home)
         logs.configure(settings.log_level, {"request_id": current_request}, access=settings.access_log)
         return server.serve(
-            lambda: create_app(settings, backend, images, keys=ring), listening, grace=settings.grace
+            lambda: create_app(settings, backend, images, keys=ring),
+            listening,
+            grace=settings.grace,
+            until_stdin_closes=found.until_stdin_closes,
         )
 
 

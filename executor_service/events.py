@@ -6,7 +6,7 @@ Events are frozen values; `to_json` gives the `data` of a server-sent event, `TY
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 Json = Any  # a value that json.dumps accepts; only at the border to user-made data
@@ -105,6 +105,6 @@ def to_json(event: Event) -> dict[str, Json]:
     """The `data` of a server-sent event. Absent optional fields are left out."""
     if isinstance(event, Completed):
         return dict(event.fields)
-    values = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    values = {each.name: getattr(event, each.name) for each in fields(event)}  # without class variables
     optional = ("stage", "display_id", "update")
     return {k: v for k, v in values.items() if not (k in optional and v in (None, False))}

@@ -77,6 +77,11 @@ def add_serve(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> No
     switch("public-metrics", "answer /metrics without a key")
     switch("public-docs", "answer /docs and /openapi.json without a key")
     switch("access-log", "log every request")
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="stop when standard input ends: for a service that belongs to the program that starts it",
+    )
     option(
         "log-level", "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error")
     )

@@ -86,13 +86,17 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(make_app: Callable[[], FastAPI], listening: socket.socket, *, grace: float) -> int:
-    """Serve until a signal; the exit status. What goes wrong at start is raised."""
+def serve(
+    make_app: Callable[[], FastAPI], listening: socket.socket, *, grace: float, until_stdin_closes: bool = False
+) -> int:
+    """Serve until a signal, or until standard input ends; the exit status. What goes wrong at start is raised."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(make_app(), listening, grace=grace))
+        return runner.run(_serve(make_app(), listening, grace=grace, until_stdin_closes=until_stdin_closes))
 
 
-async def _serve(app: FastAPI, listening: socket.socket, *, grace: float) -> int:
+async def _serve(
+    app: FastAPI, listening: socket.socket, *, grace: float, until_stdin_closes: bool
+) -> int:
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
     assert starting is not None
@@ -103,10 +107,23 @@ async def _serve(app: FastAPI, listening: socket.socket, *, grace: float) -> int
             server = Server(config(app, grace), drain=app.state.service.drain, grace=grace)
             for each in SIGNALS:
                 loop.add_signal_handler(each, server.stop)
+            if until_stdin_closes:
+                _watch_stdin(loop, server.stop)
             await server.serve(sockets=[listening])
     except asyncio.CancelledError:
         return 0  # stopped before it had started
     return 1 if server.force_exit else 0
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Whoever started this process holds the other end of a pipe: when they end, however, so do we."""
+
+    def read() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop()
+
+    loop.add_reader(0, read)
 
 
 def config(app: FastAPI, grace: float) -> uvicorn.Config:

@@ -273,11 +273,16 @@ async def say_nothing(program: FakeProgram) -> int:
     return 0
 
 
+async def hang(program: FakeProgram) -> int:
+    """A program that does not end."""
+    await asyncio.Event().wait()
+    return 0
+
+
 async def run_for_ever(program: FakeProgram) -> int:
     """A program that says that it runs, and does."""
     program.out(b"running\n")
-    await asyncio.Event().wait()
-    return 0
+    return await hang(program)
 
 
 # -- kernels ------------------------------------------------------------------------------------------

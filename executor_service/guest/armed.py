@@ -23,7 +23,6 @@ import errno
 import fcntl
 import gc
 import io
-import json
 import math
 import os
 import resource
@@ -97,11 +96,10 @@ def serve_armed(control: socket.socket, stash: Stash) -> None:
     argv, env = [str(word) for word in request["argv"]], dict(request["env"])
     try:
         write_source(os.getcwd(), request.get("source"))
-        start = os.getcwd()
         os.chdir(request["cwd"])
     except OSError as error:
         _refuse(f"{error.strerror}: {error.filename}", 126)
-    warm = argv[0] == MAIN and os.getcwd() == start and _faithful(stash, env)
+    warm = argv[0] == MAIN and os.getcwd() == stash.fresh.directory and _faithful(stash, env)
     with contextlib.suppress(OSError):
         control.sendall(pack_json({"word": "program", "warm": warm}))
     control.close()
@@ -129,7 +127,7 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _take_descriptors(fds: Sequence[int], keep: int) -> None:
-    """The three become 0, 1 and 2; all others but `keep` are closed. A terminal becomes the controlling one."""
+    """The three become 0, 1, 2; all others but `keep` are closed. A terminal becomes the controlling one."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds]
     for target, fd in enumerate(high):
         os.dup2(fd, target)
@@ -167,7 +165,9 @@ def write_source(workspace: str, source: dict[str, Any] | None) -> None:
         for parent in parents:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(parent, dir_fd=directory)
-            below = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            below = os.open(
+                parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+            )
             os.close(directory)
             directory = below
         with contextlib.suppress(FileNotFoundError):
@@ -205,7 +205,7 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(sys.executable, [COMMAND, *argv], env)
+        os.execve(sys.executable, [COMMAND, *argv], env)  # noqa: S606
     except (OSError, ValueError) as error:
         _refuse(str(error), 126)
 

@@ -6,16 +6,22 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from executor_service.guest import channel, linux
 from executor_service.guest.privileges import Identity, become_user
 from executor_service.guest.protocol import pack_json
+
+if TYPE_CHECKING:
+    from executor_service.guest.stash import Stash
 
 KERNEL_DIRECTORY = "/run/kernel"
 _JOINED = (
@@ -30,19 +36,12 @@ _JOINED = (
 
 def serve(config: dict[str, Any], control: socket.socket) -> None:
     """Until the nursery lets go of `control` and the last child has ended; returns only in a child."""
-    flavour = config["flavour"]
     identity = Identity(
         many_uids=config["many_uids"],
         seccomp=bytes.fromhex(config["seccomp"]),
         last_capability=linux.last_capability(),
     )
-    from executor_service.guest import armed, kernel_start
-
-    stash = armed.prepare_zygote(config["preload"])
-    if flavour == "kernel":
-        kernel_start.preload()
-    gc.collect()
-    gc.freeze()
+    become = _prepare(config["flavour"], config["preload"])
     control.send(b"ready")
     children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, status pipe)
     poll = select.poll()
@@ -65,7 +64,7 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
                 print(f"codecell zygote: {error}", file=sys.stderr)
                 continue
             if pid == 0:
-                _become(flavour, identity, stash, fds)
+                _become(become, identity, fds)
                 return
             status = os.dup(fds[2])
             channel.close(fds)
@@ -76,6 +75,34 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
             os._exit(0)
 
 
+def _prepare(flavour: str, preload: list[str]) -> Callable[[socket.socket], None]:
+    """Import everything; what a child calls at last. A child itself must import nothing of ours: looking for a
+    hidden module touches, and so copies, hundreds of pages.
+    """
+    from executor_service.guest import armed, kernel_start
+
+    stash = armed.prepare_zygote(preload)
+    if flavour == "kernel":
+        kernel_start.preload()
+        become = partial(_become_kernel, stash, kernel_start.run_kernel)
+    else:
+        become = partial(armed.serve_armed, stash=stash)
+        stash.hide()
+    gc.collect()
+    gc.freeze()
+    return become
+
+
+def _become_kernel(stash: Stash, run_kernel: Callable[[str], None], control: socket.socket) -> None:
+    control.close()
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    stash.go_live_as_kernel()
+    run_kernel(KERNEL_DIRECTORY)
+    os._exit(0)
+
+
 def _closed(control: socket.socket) -> bool:
     with contextlib.suppress(BlockingIOError):
         return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -84,8 +111,11 @@ def _closed(control: socket.socket) -> bool:
 
 def _report(pidfd: int, pid: int, status_pipe: int) -> None:
     os.close(pidfd)
-    _, status, usage = os.wait4(pid, 0)
-    report = {"status": status, "cpu_time": usage.ru_utime + usage.ru_stime}
+    # Not wait4: it imports `resource`, which is hidden, and a module brought back must be hidden again.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _, status = os.waitpid(pid, 0)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report = {"status": status, "cpu_time": sum(after[:2]) - sum(before[:2])}
     with contextlib.suppress(OSError):
         os.write(status_pipe, json.dumps(report).encode())
     os.close(status_pipe)
@@ -96,10 +126,8 @@ def _fork(fds: list[int]) -> int:
     return os.fork()
 
 
-def _become(flavour: str, identity: Identity, stash: Any, fds: list[int]) -> None:
+def _become(become: Callable[[socket.socket], None], identity: Identity, fds: list[int]) -> None:
     """In the child: enter the sandbox, become user code, and be its kernel, or return as its program."""
-    from executor_service.guest import armed, kernel_start
-
     try:
         _enter(identity, fds)
         control = socket.socket(fileno=fds[1])
@@ -108,16 +136,7 @@ def _become(flavour: str, identity: Identity, stash: Any, fds: list[int]) -> Non
         os.chdir("/workspace")
         become_user(identity)
         control.sendall(pack_json({"word": "armed", "pid": os.getpid()}))
-        if flavour == "program":
-            armed.serve_armed(control, stash)
-            return
-        control.close()
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        stash.go_live_as_kernel()
-        kernel_start.run_kernel(KERNEL_DIRECTORY)
-        os._exit(0)
+        become(control)
     except Exception:
         traceback.print_exc()  # our own failure, on the service's stderr
         os._exit(70)

@@ -41,7 +41,7 @@ def hidden(modules: Modules, unregister: Callable[[Any], None]) -> None:
         threading: Any = modules["threading"]
         threading._counter = importlib.import_module("itertools").count(1).__next__
     if "weakref" in modules:
-        finalize: Any = modules["weakref"].finalize  # type: ignore[attr-defined]
+        finalize: Any = modules["weakref"].finalize
         if not finalize._registry:
             finalize._registered_with_atexit = False
             unregister(finalize._exitfunc)
@@ -117,7 +117,7 @@ def _matplotlib(module: Any) -> None:
 
 
 def _pyplot(module: Any) -> None:
-    """It chose a backend while it was preloaded; the one that is asked for now is loaded with the first figure."""
+    """It chose a backend while it was preloaded; what is asked for now is loaded with the first figure."""
     if os.environ.get("MPLBACKEND"):
         module._backend_mod = None
 
@@ -175,9 +175,15 @@ def _logger(modules: Modules, value: tuple[str, Any]) -> None:
         manager._fixupChildren(present, logger)
 
 
+def _reducer(modules: Modules, value: tuple[Any, Any]) -> None:
+    copyreg: Any = modules["copyreg"]
+    copyreg.dispatch_table[value[0]] = value[1]
+
+
 EFFECTS: dict[str, Callable[[Modules, Any], None]] = {
     "filter": _filter,
     "finder": _finder,
     "atexit": _exit_function,
     "logger": _logger,
+    "reducer": _reducer,
 }

@@ -23,6 +23,8 @@ def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(here)))
     from executor_service.guest import channel, linux, template
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service's business: it drains, then kills this process
+        signal.signal(number, signal.SIG_IGN)
     control = int(sys.argv[1])
     with socket.socket(fileno=os.dup(control)) as sock:
         config, _ = channel.receive(sock)

@@ -14,7 +14,6 @@ or by SystemExit (whose `code` the interpreter reads when no frame is left).
 from __future__ import annotations
 
 import atexit
-import builtins
 import ctypes
 import gc
 import io
@@ -29,7 +28,7 @@ _c.fflush.argtypes = (ctypes.c_void_p,)
 
 
 class Leaving:
-    """Made in the zygote; acts in each program. `withdraw` takes what is never freed out of ``sys.modules``."""
+    """Made in the zygote, acts in each program. `withdraw` takes what is never freed out of sight."""
 
     def __init__(self, withdraw: Callable[[], None]) -> None:
         self._requested: Any = self  # SystemExit's code; `self` means none
@@ -45,7 +44,9 @@ class Leaving:
         # `finalize_modules` begins by dropping this function, after exit functions and garbage collection.
         hook = getattr(sys, "__interactivehook__", None)
         if isinstance(hook, FunctionType):
-            again = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, hook.__closure__)
+            again = FunctionType(
+                hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, hook.__closure__
+            )
             vars(again)["__guard"] = _Guard(self._withdraw)
             sys.__interactivehook__ = again
 
@@ -79,6 +80,8 @@ class Leaving:
         if self._requested is not self:
             return _status(self._requested)
         names = vars(sys.modules["__main__"])
+        if type(names.get("__loader__")).__name__ != "SourceFileLoader":
+            return None  # there was no file to run
         if "__file__" in names or "__cached__" in names or "__name__" not in names:
             return None  # CPython removes the first two when the file has ended; SystemExit comes before that
         if not hasattr(sys, "last_value"):
@@ -95,7 +98,7 @@ def _status(code: Any) -> int:
 
 
 def _left_main(error: Any, traceback: Any, names: dict[str, Any]) -> bool:
-    """Whether this error, printed by somebody, is the one that ended the main file: its frame stopped there."""
+    """Whether this error, printed by somebody, is what ended the main file: its frame stopped there."""
     if isinstance(error, KeyboardInterrupt) or traceback is None:
         return False
     frame = traceback.tb_frame

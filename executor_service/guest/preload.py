@@ -35,11 +35,15 @@ class FreshState:
         self.meta_path = list(sys.meta_path)
         self.filters = list(sys.modules["_warnings"].filters)
         self.environment = dict(os.environb)
+        # Where the interpreter will look for its main file; nowhere, if it is past that.
+        self.directory: str | None = os.getcwd()
 
     @classmethod
     def now(cls) -> FreshState:
-        """As if this very moment were the end of start-up."""
-        return cls(frozenset(sys.modules), list(sys.path), frozenset(sys.path_importer_cache))
+        """As if this very moment were the end of start-up. No fork of this process can become a program."""
+        state = cls(frozenset(sys.modules), list(sys.path), frozenset(sys.path_importer_cache))
+        state.directory = None
+        return state
 
 
 class Recorder:
@@ -92,6 +96,8 @@ class Recorder:
             for placed in sys.modules.keys() - self._known - set(self._loading):
                 self._known.add(placed)  # a module that put others there itself
                 self._need(placed)
+            if type(getattr(module, "__loader__", None)).__name__ == "ExtensionFileLoader":
+                self._need_all(_held(module))
             self._loading.pop()
             self.effects.settle(name)
             return module
@@ -143,7 +149,15 @@ class Recorder:
 
 
 def _package(globals: Any) -> str:
-    return globals.get("__package__") or _bootstrap._calc___package__(globals)
+    return str(globals.get("__package__") or _bootstrap._calc___package__(globals))
+
+
+def _held(module: Any) -> Iterable[str]:
+    """Modules that a compiled one holds something of: it may import past every hook."""
+    for value in list(vars(module).values()):
+        name = value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None)
+        if isinstance(name, str):
+            yield name
 
 
 def _all(name: str) -> Sequence[str]:
@@ -167,10 +181,13 @@ def preload(modules: Sequence[str]) -> Stash:
     if _recorder is None:
         begin(FreshState.now())
     assert _recorder is not None
+    import _contextvars
+
+    context = _contextvars.copy_context()  # what imports set in it, a fresh main thread has not
     try:
         for name in modules:
             before = _threads()
-            _bootstrap._gcd_import(name)
+            context.run(_bootstrap._gcd_import, name)
             if _threads() > max(before, 1):
                 raise RuntimeError(f"import {name} started a thread; set OPENBLAS_NUM_THREADS=1 and the like")
     finally:

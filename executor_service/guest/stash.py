@@ -19,7 +19,7 @@ from executor_service.guest import freshen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import ModuleType
     from typing import Any
 
@@ -31,12 +31,20 @@ _warnings: Any = sys.modules["_warnings"]
 OURS = "executor_service"
 
 
+def registries(modules: dict[str, ModuleType]) -> list[tuple[str, dict[Any, Any]]]:
+    """Dictionaries of loaded modules in which other modules register what is theirs."""
+    root: Any = getattr(modules.get("logging"), "root", None)
+    copyreg: Any = modules.get("copyreg")
+    found = [("logger", root.manager.loggerDict)] if root is not None else []
+    return found + ([("reducer", copyreg.dispatch_table)] if hasattr(copyreg, "dispatch_table") else [])
+
+
 class Effects:
-    """What importing a module changed outside of it: warning filters, import hooks, loggers, exit functions."""
+    """What importing a module changed outside of it: filters, finders, loggers, reducers, exit functions."""
 
     def __init__(self, filters: list[Any], meta_path: list[Any]) -> None:
         self._seen = {id(item): item for item in (*filters, *meta_path)}
-        self._loggers: dict[str, Any] = {}
+        self._registered: dict[str, dict[Any, Any]] = {}
         self.of: dict[str, list[tuple[str, Any]]] = {}
 
     def settle(self, name: str) -> None:
@@ -46,13 +54,12 @@ class Effects:
             for item in reversed(new):
                 self._seen[id(item)] = item
                 self._add(name, kind, (item, items[0] is item or items[-1] is not item))
-        root: Any = getattr(sys.modules.get("logging"), "root", None)
-        if root is not None:
-            loggers = root.manager.loggerDict
-            for key, logger in loggers.items():
-                if self._loggers.get(key) is not logger:  # a place holder may become a logger
-                    self._loggers[key] = logger
-                    self._add(name, "logger", (key, logger))
+        for kind, registry in registries(sys.modules):
+            seen = self._registered.setdefault(kind, {})
+            for key, value in registry.items():
+                if seen.get(key) is not value:  # a logger's place holder may become a logger
+                    seen[key] = value
+                    self._add(name, kind, (key, value))
 
     def register(self, name: str, function: Any, args: Any, kwargs: Any) -> None:
         """An exit function. The one of `weakref.finalize` serves whoever makes such an object first."""
@@ -84,15 +91,17 @@ class Stash:
             name: module for name, module in sys.modules.items() if name not in fresh.modules
         }
         needed_until_the_end = ("sys", "builtins", "__main__")
-        self._kept = {name: module for name, module in sys.modules.items() if name not in needed_until_the_end}
+        self._kept = {
+            name: module for name, module in sys.modules.items() if name not in needed_until_the_end
+        }
         self._needs = needs
         self._effects = effects.of
-        self._add_needs_of_extensions()
         self._pending = dict(self.modules)
         self._ours = [name for name in self.modules if name.partition(".")[0] == OURS]
         self._live = self._shown = False
         self._listings: dict[str, tuple[int, set[str]]] = {}
-        self._closures = {name: self._closure(name) for name in (*listed, *self._packages())}
+        often = [name for name in (*listed, *self._packages()) if name in self.modules]
+        self._closures = {name: self._closure(name) for name in often}
         self._closure_tops = {name: set(self._tops(found)) for name, found in self._closures.items()}
         self._attributes = self._parents_attributes()
         self.top_level = frozenset(self._tops(self.modules)) | missed
@@ -109,10 +118,11 @@ class Stash:
         for parent, child, _ in self._attributes.values():
             if child in vars(parent):
                 delattr(parent, child)
+        registered = dict(registries({**self.modules, **sys.modules}))
         for kinds in self._effects.values():
             for kind, value in kinds:
-                if kind == "logger":
-                    self.modules["logging"].root.manager.loggerDict.pop(value[0], None)
+                if kind in registered:
+                    registered[kind].pop(value[0], None)
         sys.path[:] = self.fresh.path
         sys.meta_path[:] = self.fresh.meta_path
         for entry in sys.path_importer_cache.keys() - self.fresh.known_directories:
@@ -141,8 +151,9 @@ class Stash:
         """At the very end of a program: take given modules and the interpreter's own out of sight, so that
         nobody spends time on clearing them. What the program itself made is finalised as usual.
         """
-        for name, module in self._kept.items():
-            if name not in self._pending and sys.modules.get(name) is module:
+        # Not over `_kept`: to look at all that a zygote has would copy hundreds of its pages.
+        for name, module in list(sys.modules.items()):
+            if name not in self._pending and self._kept.get(name) is module:
                 del sys.modules[name]
 
     def _install(self) -> None:
@@ -170,6 +181,10 @@ class Stash:
             return sys.modules.get(name)  # another thread was faster
         closure = self._closures.get(name) or self._closure(name)
         if self._live:
+            path: Any = sys.path
+            finders: Any = sys.meta_path
+            if not isinstance(path, list) or not isinstance(finders, list):
+                return None  # the program broke them, or the interpreter is going
             closure = self._allowed(name, closure)
             if name not in closure:
                 return None
@@ -185,13 +200,14 @@ class Stash:
         return self.modules[name]
 
     def _allowed(self, name: str, closure: dict[str, ModuleType]) -> dict[str, ModuleType]:
-        """What of `closure` may be given; without `name` itself if that must be loaded in the ordinary way."""
+        """What of `closure` may be given; without `name` itself if that must be loaded the ordinary way."""
         top = name.partition(".")[0]
         blocked = self._shadowed(self._closure_tops.get(name) or set(self._tops(closure)))
-        replaced = [n for n in closure.keys() & sys.modules.keys() if sys.modules[n] is not closure[n]]
+        replaced = {n: sys.modules.get(n) for n in closure.keys() & sys.modules.keys()}
+        replaced = {n: module for n, module in replaced.items() if module is not closure[n]}
         if not blocked and not replaced:
             return closure
-        hard = any(sys.modules[n] is None or n.partition(".")[0] == top for n in replaced)
+        hard = any(m is None or n.partition(".")[0] == top for n, m in replaced.items())
         if top in blocked or hard or (replaced and not self._once_only(top)):
             return {}
         return {n: m for n, m in closure.items() if n not in replaced and n.partition(".")[0] not in blocked}
@@ -211,14 +227,15 @@ class Stash:
     # -- where an ordinary import would look ------------------------------------------------------
 
     def shadowed_by(self, directory: str) -> bool:
-        """Whether `directory`, put first on the path, changes what any hidden module or its imports would be."""
-        return bool(self._provided(directory, set(self.top_level)))
+        """Whether `directory`, put first on the path, changes what a hidden module would be."""
+        self._listings.clear()  # what a moment ago was listed may have been changed in the same moment
+        return bool(self._provided(directory, self.top_level))
 
     def _shadowed(self, tops: set[str]) -> set[str]:
         """Those of `tops` that the path, as it stands, no longer leads to."""
         usual = self.fresh.meta_path
-        known = set(self.fresh.path)
-        if sys.meta_path[: len(usual)] != usual or [e for e in sys.path if e in known] != self.fresh.path:
+        known = self.fresh.path
+        if sys.meta_path[: len(usual)] != usual or [e for e in sys.path if e in known] != known:
             return {top for top in tops if not self._leads_to(top)}
         found: set[str] = set()
         passed = 0
@@ -227,7 +244,7 @@ class Stash:
                 break
             if entry in known:
                 passed += 1
-            else:
+            elif isinstance(entry, str):
                 found |= self._provided(entry, tops)
         return found
 
@@ -236,18 +253,19 @@ class Stash:
         spec = _bootstrap._find_spec(top, None)
         return spec is not None and ours is not None and spec.origin == ours.origin
 
-    def _provided(self, entry: str, tops: set[str]) -> set[str]:
+    def _provided(self, entry: str, tops: AbstractSet[str]) -> set[str]:
         """Those of `tops` that a directory (or archive) on the path would provide."""
         try:
-            status = os.stat(entry or ".")
-            stamp, stems = self._listings.get(entry, (0, set()))
-            if stamp != status.st_mtime_ns:
-                stems = {file.partition(".")[0] for file in os.listdir(entry or ".")}
-                self._listings[entry] = (status.st_mtime_ns, stems)
+            directory = os.path.abspath(entry)
+            modified = os.stat(directory).st_mtime_ns
+            stamp, stems = self._listings.get(directory, (0, set()))
+            if stamp != modified:
+                stems = {file.partition(".")[0] for file in os.listdir(directory)}
+                self._listings[directory] = (modified, stems)
             likely = tops & stems
         except NotADirectoryError:
             likely = tops
-        except (OSError, TypeError, ValueError):
+        except (OSError, ValueError):
             return set()
         if not likely:
             return set()
@@ -268,13 +286,17 @@ class Stash:
                 if needed not in found and needed in self.modules:
                     found.add(needed)
                     todo.append(needed)
-        return {n: m for n, m in self.modules.items() if n in found} if len(found) > 1 else {name: self.modules[name]}
+        return (
+            {n: m for n, m in self.modules.items() if n in found}
+            if len(found) > 1
+            else {name: self.modules[name]}
+        )
 
     def _packages(self) -> list[str]:
         return [n for n, m in self.modules.items() if "." not in n and hasattr(m, "__path__")]
 
     def _tops(self, names: Iterable[str]) -> Iterable[str]:
-        """Top-level names among `names` that are found by the path; built-in and frozen ones are always the same."""
+        """Top-level names among `names` that the path leads to; built-in and frozen ones stay."""
         for name in names:
             spec = getattr(self.modules[name], "__spec__", None) if "." not in name else None
             if spec is not None and spec.has_location:
@@ -287,15 +309,6 @@ class Stash:
             name.partition(".")[0] == top and (getattr(module, "__file__", None) or "").endswith(suffixes)
             for name, module in self.modules.items()
         )
-
-    def _add_needs_of_extensions(self) -> None:
-        """Compiled modules may import past every hook: what they hold tells what they need."""
-        for name, module in self.modules.items():
-            if type(getattr(module, "__loader__", None)).__name__ == "ExtensionFileLoader":
-                for value in list(vars(module).values()):
-                    held = value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None)
-                    if isinstance(held, str) and held in self.modules:
-                        self._needs.setdefault(name, {})[held] = None
 
     def _parents_attributes(self) -> dict[str, tuple[Any, str, ModuleType]]:
         """Submodules that importing their package alone does not bring: not its attributes until imported."""

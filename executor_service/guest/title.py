@@ -40,9 +40,21 @@ class Title:
         text = ctypes.create_string_buffer(words + pairs + b"\0")
         start = ctypes.addressof(text)
         middle, end = start + len(words), start + len(words) + len(pairs)
-        borders = (*self._code, *self._data, self._brk, _libc.sbrk(0), self._stack, start, middle, middle, end)
+        borders = (
+            *self._code,
+            *self._data,
+            self._brk,
+            _libc.sbrk(0),
+            self._stack,
+            start,
+            middle,
+            middle,
+            end,
+        )
         layout = ctypes.create_string_buffer(struct.pack("=11QQIi", *borders, 0, 0, -1))
-        done = _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(layout), len(layout) - 1, 0) == 0
+        done = bool(
+            _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(layout), len(layout) - 1, 0) == 0
+        )
         if done:
             _kept.append(text)
         return done

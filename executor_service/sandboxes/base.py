@@ -7,7 +7,7 @@ over connections to the guest and is the same for every backend.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -95,7 +95,7 @@ class Backend(Protocol):
     async def sweep(self) -> int:
         """Remove what a dead predecessor of this instance left; how many things were removed."""
 
-    async def adopt(self) -> list[Sandbox]:
+    async def adopt(self) -> Sequence[Sandbox]:
         """What a predecessor left running on purpose."""
 
     async def ping(self) -> None:

@@ -71,6 +71,7 @@ class NurseryClient:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # a signal to our group (Ctrl-C) is ours: sandboxes live until we have drained
         )
         theirs.close()
         channel.send(ours, config)  # the launcher takes it for itself, the nursery gets it again

@@ -118,8 +118,9 @@ class Command:
         ended, before = None, Reading(usage=Usage(), oom_kills=0)
         try:
             before = await read_meters(self._sandbox)
-            ended = await self._go()
-            if ended is None and not self._stopped:
+            if self._stopped is None:  # it may have been stopped before it began
+                ended = await self._go()
+            if ended is None and self._stopped is None:
                 self._on_lost()
         except asyncio.CancelledError:
             if self._stopped is None:

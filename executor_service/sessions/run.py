@@ -84,7 +84,8 @@ class Run:
         before = Usage()
         try:
             before = await self._sandbox.usage()
-            await self._stages()
+            if not self._stopped:  # it may have been stopped before it began
+                await self._stages()
         except asyncio.CancelledError:
             if not self._stopped or self._task is None:
                 raise

@@ -29,7 +29,7 @@ from executor_service.sandboxes.pool import Pool
 from executor_service.sessions.operation import Operation
 from executor_service.sessions.requests import FileIn, RunRequest
 from executor_service.sessions.runs import Runs
-from tests.fakes import Clock, FakeBackend, FakeGuest, FakeProgram, run_for_ever, until
+from tests.fakes import Clock, FakeBackend, FakeGuest, FakeProgram, hang, run_for_ever, until
 from tests.sessions.conftest import Run, body_of
 
 
@@ -246,7 +246,7 @@ async def test_limits_of_the_guest_become_outcomes(run: Run, guest: FakeGuest, r
     async def script(program: FakeProgram) -> int:
         program.out(b"before")
         program.fail(reason)
-        return await run_for_ever(program)
+        return await hang(program)
 
     guest.script = script
     body = await run()
@@ -273,7 +273,7 @@ async def test_a_sandbox_that_dies_is_an_outcome(run: Run, guest: FakeGuest) -> 
         program.out(b"before")
         await until(lambda: program._queue.empty())
         program.sandbox.die()
-        return await run_for_ever(program)
+        return await hang(program)
 
     guest.script = script
     body = await run(collect=("*",))

@@ -20,7 +20,7 @@ def _boot() -> None:
     known_directories = frozenset(sys.path_importer_cache) - ours
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(here))))
 
-    from executor_service.guest import preload  # noqa: PLC0415  (not at import: `fresh` comes first)
+    from executor_service.guest import preload  # `fresh` comes first
 
     preload.begin(preload.FreshState(fresh, path, known_directories))
     name, _, function = entry.partition(":")
