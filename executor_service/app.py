@@ -99,12 +99,12 @@ async def _service(
 
 
 def pool_settings(settings: Settings, images: Sequence[BuiltImage]) -> PoolSettings:
-    """How many sandboxes, and which stand ready: a program and a kernel of the default image."""
+    """How many sandboxes, and which stand ready: two programs and a kernel of the default image."""
     disk = settings.limits.disk_bytes
     keep = [
         SandboxSpec(image=image.name, warm=warm, disk_bytes=disk)
         for image in images[:1]
-        for warm in ("program", "kernel")
+        for warm in ("program", "light", "kernel")
     ]
     return PoolSettings(
         capacity=settings.capacity,

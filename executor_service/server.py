@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -90,6 +91,7 @@ def serve(
     make_app: Callable[[], FastAPI], listening: socket.socket, *, grace: float, until_stdin_closes: bool = False
 ) -> int:
     """Serve until a signal, or until standard input ends; the exit status. What goes wrong at start is raised."""
+    raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(make_app(), listening, grace=grace, until_stdin_closes=until_stdin_closes))
 
@@ -113,6 +115,18 @@ async def _serve(
     except asyncio.CancelledError:
         return 0  # stopped before it had started
     return 1 if server.force_exit else 0
+
+
+def raise_open_files() -> None:
+    """Use all the descriptors that we may have; the soft limit is often 1024.
+
+    It is also what Linux holds against the descriptors that a user has in flight between processes. As an
+    ordinary user we share that account with the sandboxes, whose own limit must stay below ours: else code
+    that stuffs its sockets with descriptors would keep us from making sandboxes.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

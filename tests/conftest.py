@@ -30,10 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
+def _python_image() -> BuiltImage:
+    return build(images.definitions()["python"], progress=lambda line: print(line, file=sys.stderr))
+
+
+def pytest_configure() -> None:
+    """Tests of what runs inside a sandbox start the image's packages outside, with this interpreter."""
+    os.environ.setdefault("CODECELL_TEST_PYTHON", str(_python_image().host_python))
+
+
 @pytest.fixture(scope="session")
 def python_image() -> BuiltImage:
     """The real image, built once and kept in the cache directory."""
-    return build(images.definitions()["python"], progress=lambda line: print(line, file=sys.stderr))
+    return _python_image()
 
 
 class RealService:

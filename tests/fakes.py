@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +31,7 @@ LEASE = Lease(memory_bytes=1 << 20, processes=8, cpus=1.0)
 async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
     """Let other tasks run until `condition` holds."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any state may be waited for
             await asyncio.sleep(0)
 
 
@@ -182,8 +182,8 @@ class FakeProgram:
     async def __aenter__(self) -> Self:
         if self.sandbox.died.is_set():
             raise SandboxFailed("the sandbox is gone")
-        if self.spec.source is not None and self.spec.source[1] is not None:
-            path, text = self.spec.source
+        path, text = self.spec.source or ("", None)
+        if text is not None:
             self.sandbox.workspace[path] = (text.encode(), now_ns())
         self._task = asyncio.create_task(self._guest.script(self))
         self._task.add_done_callback(lambda _: self._queue.put_nowait(None))
@@ -396,7 +396,7 @@ class FakeKernel:
             end = KernelDone(status="error", execution_count=self.count)
         except Crash as crash:
             end = KernelDone(status="died", signal=str(crash))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as an interpreter does
             cell.show(Error(name=type(error).__name__, value=str(error)))
             end = KernelDone(status="error", execution_count=self.count)
         if cell.over:
@@ -455,7 +455,9 @@ class FakeFiles(Files):
             for path, (content, _) in sorted(self._fake.workspace.items())
             if any(fnmatch.fnmatch(path, glob) for glob in globs)
         ]
-        left_out = [Omitted(path=path, size=len(content), reason="too_many") for path, content in found[max_files:]]
+        left_out = [
+            Omitted(path=path, size=len(content), reason="too_many") for path, content in found[max_files:]
+        ]
         return found[:max_files], left_out
 
     async def changed(self, since_ns: int, limit: int = 1000) -> tuple[Sequence[tuple[str, int]], bool]:
@@ -471,7 +473,7 @@ class FakeGuest:
     """What is behind the sockets of fake sandboxes; `script` and `cells` say what runs there."""
 
     def __init__(self) -> None:
-        self.script: Callable[[FakeProgram], Awaitable[int]] = say_nothing
+        self.script: Callable[[FakeProgram], Coroutine[Any, Any, int]] = say_nothing
         self.cells: dict[str, CellScript] = {}
         self.programs: list[FakeProgram] = []
         self.kernels: list[FakeKernel] = []
@@ -500,5 +502,3 @@ class FakeGuest:
     def files(self, sandbox: Sandbox) -> Files:
         assert isinstance(sandbox, FakeSandbox)
         return FakeFiles(self, sandbox)
-
-

@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import select
-import signal
 import socket
 import sys
 import traceback
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from executor_service.guest.stash import Stash
 
 KERNEL_DIRECTORY = "/run/kernel"
+KERNEL_OPEN_FILES = (1024, 4096)  # soft and hard: the default of an operation, and its usual ceiling
 _JOINED = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -41,7 +41,8 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
         seccomp=bytes.fromhex(config["seccomp"]),
         last_capability=linux.last_capability(),
     )
-    become = _prepare(config["flavour"], config["preload"])
+    flavour = config["flavour"]
+    become = _prepare(flavour, [] if flavour == "light" else config["preload"])
     control.send(b"ready")
     children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, status pipe)
     poll = select.poll()
@@ -95,9 +96,11 @@ def _prepare(flavour: str, preload: list[str]) -> Callable[[socket.socket], None
 
 def _become_kernel(stash: Stash, run_kernel: Callable[[str], None], control: socket.socket) -> None:
     control.close()
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+    # An execution has no process of its own to limit. What hostile code may open and pass around is also what
+    # it can use up of its host user's share (descriptors in flight are counted by user).
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = KERNEL_OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(KERNEL_OPEN_FILES[1], hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(KERNEL_OPEN_FILES[0], most), most))
     stash.go_live_as_kernel()
     run_kernel(KERNEL_DIRECTORY)
     os._exit(0)
@@ -132,14 +135,23 @@ def _become(become: Callable[[socket.socket], None], identity: Identity, fds: li
         _enter(identity, fds)
         control = socket.socket(fileno=fds[1])
         channel.close_others([control.fileno()])
+        _leave_standard_streams()
         os.setsid()
         os.chdir("/workspace")
         become_user(identity)
         control.sendall(pack_json({"word": "armed", "pid": os.getpid()}))
         become(control)
     except Exception:
-        traceback.print_exc()  # our own failure, on the service's stderr
+        traceback.print_exc()  # our own failure: on the service's stderr, until that is left
         os._exit(70)
+
+
+def _leave_standard_streams() -> None:
+    """The service's stderr is the host's, and from here on the sandbox's code can look into this process."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _enter(identity: Identity, fds: list[int]) -> None:

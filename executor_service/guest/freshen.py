@@ -6,7 +6,6 @@ imports one. Everything here works on modules that are handed in: nothing is imp
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 
@@ -19,6 +18,11 @@ if TYPE_CHECKING:
     Modules = dict[str, ModuleType]
 
 _blas: list[tuple[str, Callable[[int], Any]]] = []  # (variable that sets the number, function that does)
+
+
+def _module(modules: Modules, name: str) -> Any:
+    """A hidden module, or one that every interpreter of the image has from its start."""
+    return modules[name] if name in modules else sys.modules[name]
 
 
 def hidden(modules: Modules, unregister: Callable[[Any], None]) -> None:
@@ -39,7 +43,7 @@ def hidden(modules: Modules, unregister: Callable[[Any], None]) -> None:
             getattr(modules[name], cache).clear()
     if "threading" in modules:
         threading: Any = modules["threading"]
-        threading._counter = importlib.import_module("itertools").count(1).__next__
+        threading._counter = _module(modules, "itertools").count(1).__next__
     if "weakref" in modules:
         finalize: Any = modules["weakref"].finalize
         if not finalize._registry:
@@ -156,7 +160,7 @@ def _exit_function(_modules: Modules, value: tuple[Any, Any, Any]) -> None:
 def _logger(modules: Modules, value: tuple[str, Any]) -> None:
     """A library's logger; if the program asked for one of that name before, the two become one."""
     name, logger = value
-    logging: Any = modules["logging"]
+    logging: Any = _module(modules, "logging")
     if not isinstance(logger, logging.Logger):
         return  # a place holder, made again as needed
     manager = logging.root.manager
@@ -176,7 +180,7 @@ def _logger(modules: Modules, value: tuple[str, Any]) -> None:
 
 
 def _reducer(modules: Modules, value: tuple[Any, Any]) -> None:
-    copyreg: Any = modules["copyreg"]
+    copyreg: Any = _module(modules, "copyreg")
     copyreg.dispatch_table[value[0]] = value[1]
 
 

@@ -23,8 +23,7 @@ def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(here)))
     from executor_service.guest import channel, linux, template
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # the service's business: it drains, then kills this process
-        signal.signal(number, signal.SIG_IGN)
+    _shed_inheritance()
     control = int(sys.argv[1])
     with socket.socket(fileno=os.dup(control)) as sock:
         config, _ = channel.receive(sock)
@@ -53,6 +52,16 @@ def main() -> None:
     os.close(control)
     _, status = os.waitpid(pid, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _shed_inheritance() -> None:
+    """What the service was started with (nohup, a tight umask) must not reach the template or programs."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        signal.signal(number, signal.SIG_DFL)  # the last two are Python's own doing, in every process
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service's business: it drains, then kills us
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(0o022)
 
 
 def _map_ids(uid: int, gid: int) -> None:

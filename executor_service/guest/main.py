@@ -20,8 +20,8 @@ import traceback
 from typing import Any
 
 from executor_service.guest import channel, files, linux, procs, template
-from executor_service.guest.program import Handler
 from executor_service.guest.privileges import Identity, become_file_helper, become_relay, confine_guest
+from executor_service.guest.program import Handler
 from executor_service.guest.protocol import MAX_REQUEST, VERSION, ProtocolError, recv_json, send_json
 from executor_service.guest.relay import relay
 from executor_service.guest.state import Armed, Lease
@@ -33,9 +33,11 @@ IDLE_INTERVAL = 0.5  # between samples when nothing used the CPU since the last 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
-def start(boot: socket.socket, listen_fd: int, cgroup_fds: list[int], request: dict[str, Any], identity: Identity) -> None:
+def start(
+    boot: socket.socket, listen_fd: int, cgroup_fds: list[int], request: dict[str, Any], identity: Identity
+) -> None:
     """Make the sandbox's rooms, then serve until killed. In the first process of its namespaces."""
-    message, _ = channel.receive(boot)  # the id maps are written
+    channel.receive(boot)  # the id maps are written
     for fd in cgroup_fds:
         os.write(fd, b"0")
     linux.unshare(linux.CLONE_NEWCGROUP)
@@ -47,10 +49,10 @@ def start(boot: socket.socket, listen_fd: int, cgroup_fds: list[int], request: d
     os.setsid()
     linux.set_hostname("sandbox")
     _loopback_up()
-    template.rooms(request["disk_bytes"], owner)
+    cpus = template.rooms(request["disk_bytes"], owner)
     channel.close(cgroup_fds)
     confine_guest(identity)
-    guest = Guest(boot, socket.socket(fileno=listen_fd), identity, warm=request["warm"])
+    guest = Guest(boot, socket.socket(fileno=listen_fd), identity, cpus_fd=cpus)
     if request["warm"] != "none":
         guest.arm()
     channel.send(boot, {"word": "ready"})
@@ -68,17 +70,18 @@ def _loopback_up() -> None:
 class Guest:
     """The loop of process 1."""
 
-    def __init__(self, boot: socket.socket, listener: socket.socket, identity: Identity, warm: str) -> None:
+    def __init__(self, boot: socket.socket, listener: socket.socket, identity: Identity, cpus_fd: int) -> None:
         self._boot = boot
         self._listener = listener
         self._identity = identity
-        self._warm = warm
+        self._cpus_fd = cpus_fd
         self._armed: Armed | None = None
         self._lease = Lease()
         self._handlers: set[int] = set()
         self._kills = mmap.mmap(-1, 8)  # shared with handlers: how many processes the sampler killed
         self._peak = 0
-        self._baseline = 0  # what the warm interpreter shares with its zygote: not the caller's
+        # What the warm interpreter shares with its zygote is not the caller's, read either way.
+        self._rough_baseline = self._proportional_baseline = 0
         self._cpu_seen = 0.0
         self._interval = SAMPLE_INTERVAL
 
@@ -134,7 +137,10 @@ class Guest:
         elif op in ("program", "kernel", "fs"):
             if op == "kernel" and (request.get("fresh") or self._armed is None):
                 self._fresh_kernel()
-            self._fork_handler(connection, request)
+            if request.get("armed") and self._armed and not self._lease.sampled:
+                self._run_here(connection)
+            else:
+                self._fork_handler(connection, request)
         else:
             raise ProtocolError(f"unknown operation {op!r}")
 
@@ -175,8 +181,11 @@ class Guest:
             sampled=bool(request["sampled"]),
         )
         self._peak = 0
-        self._baseline = procs.memory_bytes(procs.user_processes(procs.snapshot()), 1 << 62) if self._lease.sampled else 0
-        template.set_cpus(int(request["cpu_count"]))
+        if self._lease.sampled:
+            users = procs.user_processes(procs.snapshot())
+            self._rough_baseline = procs.rough_memory(users)
+            self._proportional_baseline = procs.proportional_memory(users)
+        template.set_cpus(self._cpus_fd, int(request["cpu_count"]))
         self._limit_armed()
 
     def _limit_armed(self) -> None:
@@ -184,6 +193,16 @@ class Guest:
             limit = self._lease.processes
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(self._armed.pid, resource.RLIMIT_NPROC, (limit, limit))
+
+    def _run_here(self, connection: socket.socket) -> None:
+        """The one program of a run, without a handler of its own: nothing else happens in this sandbox meanwhile."""
+        armed, self._armed = self._armed, None
+        assert armed is not None
+        connection.settimeout(None)
+        try:
+            Handler(connection, self._identity, self._lease, self._killed, armed, self._reap).run()
+        finally:
+            armed.close()
 
     def _fork_handler(self, connection: socket.socket, request: dict[str, Any]) -> None:
         armed = self._armed
@@ -221,7 +240,8 @@ class Guest:
             paths = {name: f"/run/kernel/{name}" for name in ("shell", "iopub", "stdin", "control")}
             relay(connection, paths, armed.status)
         else:
-            Handler(connection, self._identity, self._lease, self._killed, armed if request.get("armed") else None).run()
+            used = armed if request.get("armed") else None
+            Handler(connection, self._identity, self._lease, self._killed, used, _nothing).run()
 
     def _killed(self) -> int:
         return int(struct.unpack("Q", self._kills[:])[0])
@@ -231,13 +251,24 @@ class Guest:
         cpu = sum(process.cpu_time for process in users)
         self._interval = SAMPLE_INTERVAL if cpu != self._cpu_seen else min(self._interval * 2, IDLE_INTERVAL)
         self._cpu_seen = cpu
-        used = max(0, procs.memory_bytes(users, self._lease.memory_bytes + self._baseline) - self._baseline)
+        used = self._memory(users)
         self._peak = max(self._peak, used)
         if used <= self._lease.memory_bytes:
             return
-        victims = sorted(users, key=lambda p: procs.memory_bytes([p], 0), reverse=True)
+        victims = sorted(users, key=lambda p: procs.proportional_memory([p]), reverse=True)
         for victim in victims[:1]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(victim.pid, signal.SIGKILL)
                 self._kills[:] = struct.pack("Q", self._killed() + 1)
         time.sleep(0.005)
+
+    def _memory(self, users: list[procs.Process]) -> int:
+        """Bytes that user code has of its own. Both readings are too high, each for a reason of its own."""
+        used = procs.rough_memory(users) - self._rough_baseline
+        if used > self._lease.memory_bytes:
+            used = min(used, procs.proportional_memory(users) - self._proportional_baseline)
+        return max(0, used)
+
+
+def _nothing() -> None:
+    """A handler of its own has no orphans but its program's."""

@@ -32,10 +32,11 @@ if __name__ == "__main__":
 from executor_service.guest import channel, linux
 from executor_service.guest import main as guest
 from executor_service.guest.privileges import Identity
-from executor_service.guest.zygote import Zygote
+from executor_service.guest.zygote import FLAVOURS, Zygote
 
 CREATE_TIMEOUT = 20.0
 MAX_ARMINGS = 200  # kernels started again in one sandbox, at most
+SHARED_COUNTS = {"max_inotify_instances": 8, "max_inotify_watches": 8192}
 
 _SANDBOX_NAMESPACES = (
     linux.CLONE_NEWUSER
@@ -152,6 +153,10 @@ class Nursery:
             self._tell({"event": "created", "id": sandbox.id})
         elif word == "failed" and sandbox.deadline is not None:
             self._kill(sandbox, str(message.get("detail"))[:2000])
+        elif word == "failed":  # a guest has no stderr of its own; one such word, then it is killed
+            sys.stderr.write(f"codecell guest {sandbox.id}: {str(message.get('detail'))[:2000]!r}\n")
+            self._unwatch(sandbox.boot.fileno())
+            self._kill(sandbox, None)
         channel.close(fds)
 
     def _kill(self, sandbox: _Sandbox, failure: str | None) -> None:
@@ -228,6 +233,8 @@ def _guest_main(boot: socket.socket, fds: list[int], request: dict[str, Any], id
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         channel.close_others([boot.fileno(), *fds])
+        _leave_standard_streams()
+        _bound_shared_counts()
         guest.start(boot, fds[0], fds[1:], request, identity)
         status = 0
     except BaseException:
@@ -236,6 +243,26 @@ def _guest_main(boot: socket.socket, fds: list[int], request: dict[str, Any], id
         time.sleep(1)  # let the word be read before the end is seen
     finally:
         os._exit(status)
+
+
+def _leave_standard_streams() -> None:
+    """No descriptor of the host's in a sandbox: through a helper's stderr the service's log could be read."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _bound_shared_counts() -> None:
+    """Of what Linux counts for the maker of a user namespace too (one account for all sandboxes and a host
+    user), a sandbox gets a small part: else code could use it up for all. See namespaces(7), /proc/sys/user.
+    """
+    for name, most in SHARED_COUNTS.items():
+        path = f"/proc/sys/user/{name}"
+        with contextlib.suppress(FileNotFoundError), open(path, "r+") as file:
+            if int(file.read()) > most:
+                file.seek(0)
+                file.write(str(most))
 
 
 def main() -> None:
@@ -252,7 +279,7 @@ def main() -> None:
     )
     zygotes: dict[str, Zygote] = {}
     try:
-        for flavour in ("program", "kernel"):
+        for flavour in FLAVOURS:
             zygotes[flavour] = Zygote(flavour, config)
         for zygote in zygotes.values():
             zygote.wait_ready()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 GUEST_SESSION = 1
 KILL_DEADLINE = 2.0
+_PLACES = ("/workspace", "/tmp", "/dev/shm")  # where user code's files lie in memory
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -96,17 +97,24 @@ def kill_all(find: Callable[[], list[Process]]) -> bool:
     return True
 
 
-def memory_bytes(processes: Collection[Process], limit: int) -> int:
-    """Own memory of user processes, shared memory and temporary files, in bytes.
+def rough_memory(processes: Collection[Process]) -> int:
+    """Bytes that user processes and files in memory take at most: pages that several share count for each."""
+    return _stored() + sum(_status_sum(p.pid) for p in processes)
 
-    First the cheap overestimate (pages shared with the warm interpreter counted in full); only where
-    that passes `limit`, the proportional share of each process.
-    """
-    files = sum(_used(path) for path in ("/workspace", "/tmp", "/dev/shm"))
-    rough = files + sum(_status_sum(p.pid) for p in processes)
-    if rough <= limit:
-        return rough
-    return files + sum(_proportional(p.pid) for p in processes)
+
+def proportional_memory(processes: Collection[Process]) -> int:
+    """The same with a page that n processes share counted as 1/n for each: dearer to read."""
+    stored = _stored()
+    total = stored + sum(_proportional(p.pid) for p in processes)
+    if stored:  # what is both stored and mapped was counted twice
+        devices = {os.stat(place).st_dev for place in _PLACES}
+        total -= sum(_mapped(p.pid, devices) for p in processes)
+    return total
+
+
+def _stored() -> int:
+    """Files in memory and System V segments, mapped or not."""
+    return sum(_used(place) for place in _PLACES) + _segments()
 
 
 def _used(path: str) -> int:
@@ -117,19 +125,42 @@ def _used(path: str) -> int:
     return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 
 
+def _segments() -> int:
+    total = 0
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/sysvipc/shm", "rb") as file:
+        next(file)
+        for line in file:
+            total += sum(map(int, line.split()[14:16]))  # resident and swapped
+    return total
+
+
 def _status_sum(pid: int) -> int:
-    return _kib_fields(f"/proc/{pid}/status", (b"RssAnon:", b"VmSwap:"))
+    return _kib_fields(f"/proc/{pid}/status", (b"RssAnon:", b"RssShmem:", b"VmSwap:"))
 
 
 def _proportional(pid: int) -> int:
-    return _kib_fields(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"SwapPss:")) or _status_sum(pid)
+    fields = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
+    return _kib_fields(f"/proc/{pid}/smaps_rollup", fields) or _status_sum(pid)
+
+
+def _mapped(pid: int, devices: Collection[int]) -> int:
+    """Bytes of a process's proportional share that lie in files of `devices` or in System V segments."""
+    total, stored = 0, False
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            words = line.split()
+            if b"-" in words[0]:  # a mapping: addresses, rights, offset, device, inode, path
+                major, minor = (int(number, 16) for number in words[3].split(b":"))
+                stored = os.makedev(major, minor) in devices or b"".join(words[5:6]).startswith(b"/SYSV")
+            elif stored and words[0] == b"Pss:":
+                total += int(words[1]) * 1024
+    return total
 
 
 def _kib_fields(path: str, names: tuple[bytes, ...]) -> int:
     total = 0
-    with contextlib.suppress(OSError, ValueError):
-        with open(path, "rb") as file:
-            for line in file:
-                if line.startswith(names):
-                    total += int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+        for line in file:
+            if line.startswith(names):
+                total += int(line.split()[1]) * 1024
     return total

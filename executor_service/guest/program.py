@@ -52,6 +52,7 @@ class Handler:
         lease: Lease,
         kills: Callable[[], int],
         armed: Armed | None,
+        reap_others: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._identity = identity
@@ -59,6 +60,7 @@ class Handler:
         self._kills = kills
         self._kills_before = kills()
         self._armed = armed
+        self._reap_others = reap_others
         self._reason: str | None = None
         self._detail: str | None = None
         self._outputs: dict[int, Kind] = {}
@@ -149,11 +151,11 @@ class Handler:
             wake = min(self._started + self._wall_time, next_cpu or float("inf"))
             if self._reason:
                 wake = now + procs.KILL_DEADLINE
-            if not self._armed:
-                self._reap()  # orphans that ended meanwhile, and perhaps the program
-                wake = min(wake, now + 1.0)
-                if self._status is not None:
-                    break
+            # Orphans that ended meanwhile, and perhaps the program.
+            self._reap_others() if self._armed else self._reap()
+            wake = min(wake, now + 1.0)
+            if self._status is not None:
+                break
             for fd, events in self._poller().poll(max(0.0, wake - now) * 1000 + 1):
                 if fd == self._status_fd:
                     self._read_status()
@@ -335,8 +337,9 @@ class Handler:
         status = self._status or {"status": signal.SIGKILL, "cpu_time": 0.0}
         code = status["status"]
         signaled = os.WIFSIGNALED(code)
-        if self._reason is None and signaled and os.WTERMSIG(code) == signal.SIGXCPU:
-            self._reason, self._detail = "cpu_time", f"CPU time of {self._cpu_time or 0:g} s exceeded"
+        used_up = self._cpu_time and status["cpu_time"] >= self._cpu_time  # else it sent the signal itself
+        if self._reason is None and used_up and signaled and os.WTERMSIG(code) == signal.SIGXCPU:
+            self._reason, self._detail = "cpu_time", f"CPU time of {self._cpu_time:g} s exceeded"
         if self._kills() > self._kills_before:
             self._reason = "memory"
         self._say(

@@ -44,7 +44,8 @@ class Effects:
 
     def __init__(self, filters: list[Any], meta_path: list[Any]) -> None:
         self._seen = {id(item): item for item in (*filters, *meta_path)}
-        self._registered: dict[str, dict[Any, Any]] = {}
+        # What was registered before anything was preloaded is any interpreter's, and stays.
+        self._registered = {kind: dict(registry) for kind, registry in registries(sys.modules)}
         self.of: dict[str, list[tuple[str, Any]]] = {}
 
     def settle(self, name: str) -> None:

@@ -80,8 +80,11 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     linux.mount("root", "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
 
 
-def rooms(disk_bytes: int, owner: int) -> None:
-    """Mount what a sandbox has for itself; called in its own namespaces. `owner` owns the workspace."""
+def rooms(disk_bytes: int, owner: int) -> int:
+    """Mount what a sandbox has for itself; called in its own namespaces. `owner` owns the workspace.
+
+    Returns a descriptor for `set_cpus`.
+    """
     flags = linux.MS_NOSUID | linux.MS_NODEV
     # An inode costs about 1 KiB of kernel memory: one for each 8 KiB of disk, at least 4096.
     inodes = max(4096, disk_bytes // 8192)
@@ -92,16 +95,32 @@ def rooms(disk_bytes: int, owner: int) -> None:
     linux.mount("tmp", "/tmp", "tmpfs", flags, f"{limits},mode=1777")
     linux.mount("shm", "/dev/shm", "tmpfs", flags | linux.MS_NOEXEC, f"{limits},mode=1777")
     linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner}")
-    linux.mount("run", "/run", "tmpfs", flags | linux.MS_NOEXEC, "size=1m,nr_inodes=64,mode=755")
+    return _run(flags | linux.MS_NOEXEC, owner)
+
+
+def _run(flags: int, owner: int) -> int:
+    """Make `/run`; a descriptor of the file behind `set_cpus`.
+
+    User code may have the guest's own uid, so only a read-only mount keeps it from writing here. The
+    descriptor was opened through the writable mount below, which no path reaches any more.
+    """
+    linux.mount("run", "/run", "tmpfs", flags, "size=1m,nr_inodes=64,mode=755")
     os.mkdir("/run/codecell", 0o755)
     os.mkdir("/run/kernel", 0o711)
-    os.chown("/run/kernel", owner, owner)
-    set_cpus(1)
+    cpus = os.open("/run/codecell/cpus", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    set_cpus(cpus, 1)
+    linux.mount("/run", "/run", None, linux.MS_BIND)
+    _make_read_only("/run", linux.MS_NOEXEC)
+    linux.mount(
+        "kernel", "/run/kernel", "tmpfs", flags, f"size=1m,nr_inodes=64,uid={owner},gid={owner},mode=711"
+    )
+    return cpus
 
 
-def set_cpus(count: int) -> None:
+def set_cpus(fd: int, count: int) -> None:
     """Tell the C library, and so `os.cpu_count()`, how many processors there are."""
-    _write("/run/codecell/cpus", "0\n" if count <= 1 else f"0-{count - 1}\n")
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"0\n" if count <= 1 else b"0-%d\n" % (count - 1), 0)
 
 
 def _mask_proc() -> None:

@@ -1,7 +1,7 @@
 """A warm interpreter that is forked into sandboxes: `Zygote` is the nursery's handle, `main` the process.
 
 The zygote is exec'd with a clean environment inside the template root, imports what its flavour needs
-("program": the image's packages; "kernel": those and ipykernel), and then only forks. Each child enters
+("program": the image's packages; "light": none; "kernel": the packages and ipykernel), and then only forks. Each child enters
 one sandbox's namespaces, becomes user code, and is that sandbox's *armed* interpreter: it turns into
 the program of a run, or is the session's kernel. The zygote reports the child's end through a pipe.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 LIB = "/opt/codecell/lib"
 PYTHON = "/opt/codecell/env/bin/python3"
+FLAVOURS = ("program", "light", "kernel")
 CONTROL = 3  # the descriptor of a zygote's socket
 RENEW_AFTER = 5000  # forks share their zygote's hash seed and address layout: see docs/security.md
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self
 
 from executor_service.result import Usage
 
-Warm = Literal["none", "program", "kernel"]
+Warm = Literal["none", "light", "program", "kernel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class SandboxSpec:
     """What cannot change on a live sandbox; it is the pool's key too.
 
     `warm` says which interpreter stands ready inside: an armed Python that will become the
-    program, a started Python kernel, or none.
+    program, with the image's packages imported (`program`) or without (`light`, which is forked in
+    half the time), a started Python kernel, or none.
     """
 
     image: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -71,7 +70,7 @@ class NurseryClient:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
-            start_new_session=True,  # a signal to our group (Ctrl-C) is ours: sandboxes live until we have drained
+            start_new_session=True,  # Ctrl-C and other signals to our group are not for it: we drain first
         )
         theirs.close()
         channel.send(ours, config)  # the launcher takes it for itself, the nursery gets it again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -113,8 +114,7 @@ class Command:
 
     async def work(self) -> None:
         """All of it, to the operation's end."""
-        loop = asyncio.get_running_loop()
-        self._task, started, since = asyncio.current_task(), loop.time(), now_ns()
+        self._task, started, since = asyncio.current_task(), time.monotonic(), now_ns()
         ended, before = None, Reading(usage=Usage(), oom_kills=0)
         try:
             before = await read_meters(self._sandbox)
@@ -132,7 +132,7 @@ class Command:
             return
         finally:
             self._entered.set()
-        await self._conclude(ended, before, since, loop.time() - started)
+        await self._conclude(ended, before, since, time.monotonic() - started)
 
     async def _go(self) -> Ended | None:
         try:
@@ -154,8 +154,8 @@ class Command:
         if self._stopped:
             verdict = replace(verdict, detail=self._stopped)
         usage = used(before.usage, after.usage, ended)
-        if ended is not None:  # its own CPU time: others run beside it
-            usage = replace(usage, cpu_time=ended.cpu_time)
+        if ended is not None:  # its own: others run beside it
+            usage = Usage(cpu_time=ended.cpu_time, peak_memory_bytes=ended.peak_memory_bytes)
         if self._operation.kind == "command":
             fields = program_fields(verdict, ended, duration=seconds, usage=usage)
         else:

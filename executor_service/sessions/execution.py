@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ class Execution:
         self._files = files
         self._policy = policy
         self._attention = asyncio.Event()
-        self._watch = Stopwatch(asyncio.get_running_loop().time)
+        self._watch = Stopwatch(time.monotonic)
         self._cause: Cause | None = None
         self._killed = False
         self._error: Error | None = None
@@ -109,7 +110,7 @@ class Execution:
         """All of it, to the operation's end."""
         try:
             since, before = now_ns(), await read_meters(self._sandbox)
-            self._watch = Stopwatch(asyncio.get_running_loop().time)
+            self._watch = Stopwatch(time.monotonic)
             consumer = asyncio.create_task(self._consume(), name=f"{self._operation.id} events")
             try:
                 await self._supervise(consumer, before)
@@ -234,11 +235,11 @@ class Execution:
             cause=self._cause,
             killed=self._killed,
             oom_kills=after.oom_kills - before.oom_kills,
-            output_limit=done.output_limit,
+            output_limit=done.output_limit or self._kernel.over_limit.is_set(),
             sandbox_died=sandbox_died,
         )
         gone = sandbox_died or self._closed
-        if died and not gone:
+        if died and not (gone or self._killed or self._cause == "restart"):
             self._holder.restart()
         changed, truncated = ([], False) if gone else await self._changed(since)
         fields: dict[str, Json] = execution_fields(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 
 from executor_service.errors import Internal, NotWaitingForInput, SandboxFailed
@@ -79,8 +80,7 @@ class Run:
 
     async def work(self) -> None:
         """All of it, to the operation's end; never raises but CancelledError when the service ends."""
-        loop = asyncio.get_running_loop()
-        self._task, started = asyncio.current_task(), loop.time()
+        self._task, started = asyncio.current_task(), time.monotonic()
         before = Usage()
         try:
             before = await self._sandbox.usage()
@@ -99,7 +99,7 @@ class Run:
         usage = Usage()
         with contextlib.suppress(SandboxFailed, OSError):
             usage = used(before, await self._sandbox.usage(), self._so_far.ended)
-        self._operation.complete(self._fields(loop.time() - started, usage))
+        self._operation.complete(self._fields(time.monotonic() - started, usage))
 
     async def _stages(self) -> None:
         if self._plan.compile is not None and not await self._compile(self._plan.compile):
@@ -111,8 +111,7 @@ class Run:
 
     async def _compile(self, spec: ProgramSpec) -> bool:
         """Whether there is something to run now."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         ended = await self._go(spec, b"", compiling=True)
         verdict = classify_compile(ended, oom_kills=await self._kills(), stopped=self._stopped)
         events = [each for each in self._operation.journal.events if isinstance(each, Stdout | Stderr)]
@@ -121,7 +120,7 @@ class Run:
             ended,
             stdout="".join(each.text for each in events if isinstance(each, Stdout)),
             stderr="".join(each.text for each in events if isinstance(each, Stderr)),
-            duration=loop.time() - started,
+            duration=time.monotonic() - started,
         )
         if verdict.outcome is Outcome.OK:
             return True

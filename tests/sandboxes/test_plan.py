@@ -41,7 +41,9 @@ KEEP = replace(EMPTY, keep=(A,), refill_credit=None)
             id="first come, first served, each by its key",
         ),
         pytest.param(replace(EMPTY, waiting=[A], leased=4), [], id="no room: wait"),
-        pytest.param(replace(EMPTY, waiting=[A], leased=3, closing=1), [], id="what closes still has its place"),
+        pytest.param(
+            replace(EMPTY, waiting=[A], leased=3, closing=1), [], id="what closes still has its place"
+        ),
         pytest.param(
             replace(EMPTY, keep=(B,), waiting=[A], leased=3, stock={B: Stock(ready=1)}),
             [Evict(spec=B)],
@@ -84,7 +86,9 @@ KEEP = replace(EMPTY, keep=(A,), refill_credit=None)
         ),
         pytest.param(replace(KEEP, stock={A: Stock(ready=1, making=1)}), [], id="the target is reached"),
         pytest.param(
-            replace(KEEP, stock={A: Stock(ready=1)}, blocked=frozenset({A})), [], id="not again yet after a failure"
+            replace(KEEP, stock={A: Stock(ready=1)}, blocked=frozenset({A})),
+            [],
+            id="not again yet after a failure",
         ),
         pytest.param(
             replace(KEEP, waiting=[A], blocked=frozenset({A})),
@@ -102,9 +106,13 @@ KEEP = replace(EMPTY, keep=(A,), refill_credit=None)
             [Make(spec=A, refill=True), Make(spec=B, refill=True)] * 2,
             id="keys are filled evenly",
         ),
-        pytest.param(replace(EMPTY, stock={A: Stock(ready=1)}), [Evict(spec=A)], id="nobody asked for it: close"),
         pytest.param(
-            replace(EMPTY, keep=(A,), stock={A: Stock(ready=3)}), [Evict(spec=A)], id="more than the target: close"
+            replace(EMPTY, stock={A: Stock(ready=1)}), [Evict(spec=A)], id="nobody asked for it: close"
+        ),
+        pytest.param(
+            replace(EMPTY, keep=(A,), stock={A: Stock(ready=3)}),
+            [Evict(spec=A)],
+            id="more than the target: close",
         ),
     ],
 )

@@ -40,21 +40,29 @@ async def test_it_fills_up_lends_destroys_and_refills(backend: FakeBackend) -> N
     """A sandbox goes from stock to a lease to its end, and another takes its place in stock."""
     async with pool_of(backend, warm=2, keep=(SPEC,), settle=60.0) as pool:
         await until(lambda: ready(pool) == 2)
-        assert repr(pool) == "<Pool ready=[python/program 2] making=0 leased=0 closing=0 waiting=0 capacity=128>"
+        assert (
+            repr(pool) == "<Pool ready=[python/program 2] making=0 leased=0 closing=0 waiting=0 capacity=128>"
+        )
         sandbox = await pool.acquire(SPEC, LEASE)
         assert isinstance(sandbox, FakeSandbox)
         assert sandbox.leases == [LEASE]
-        assert repr(pool) == "<Pool ready=[python/program 1] making=0 leased=1 closing=0 waiting=0 capacity=128>"
+        assert (
+            repr(pool) == "<Pool ready=[python/program 1] making=0 leased=1 closing=0 waiting=0 capacity=128>"
+        )
         backend.may_close.clear()
         await pool.release(sandbox)
-        assert repr(pool) == "<Pool ready=[python/program 1] making=1 leased=0 closing=1 waiting=0 capacity=128>"
+        assert (
+            repr(pool) == "<Pool ready=[python/program 1] making=1 leased=0 closing=1 waiting=0 capacity=128>"
+        )
         backend.may_close.set()
         await until(lambda: ready(pool) == 2 and not pool.stats().closing)
         assert sandbox not in backend.alive
         assert pool.stats().from_stock == 1
 
 
-async def test_a_lease_starts_no_refill_before_the_work_is_done_or_the_pool_settled(backend: FakeBackend) -> None:
+async def test_a_lease_starts_no_refill_before_the_work_is_done_or_the_pool_settled(
+    backend: FakeBackend,
+) -> None:
     """While leases follow each other closely, the processor is left to them."""
     async with pool_of(backend, warm=2, keep=(SPEC,), settle=60.0) as pool:
         await until(lambda: ready(pool) == 2)
@@ -171,7 +179,7 @@ async def test_a_failure_to_make_reaches_the_waiter(backend: FakeBackend, error:
         backend.failures = [error]
         with pytest.raises(type(error), match=error.detail):
             await pool.acquire(SPEC, LEASE)
-        assert await pool.acquire(SPEC, LEASE)
+        assert (await pool.acquire(SPEC, LEASE)).spec == SPEC
 
 
 async def test_an_exception_of_the_backend_is_a_failed_sandbox(backend: FakeBackend) -> None:

@@ -19,7 +19,14 @@ def files(*paths: str) -> tuple[FileIn, ...]:
 
 @pytest.mark.parametrize(
     "paths",
-    [(), ("a",), ("a/b", "a/c", "d"), ("./a", "b//c"), ("ab", "a/b"), ("with space", "ünï", ".hidden", "..a", "a..")],
+    [
+        (),
+        ("a",),
+        ("a/b", "a/c", "d"),
+        ("./a", "b//c"),
+        ("ab", "a/b"),
+        ("with space", "ünï", ".hidden", "..a", "a.."),
+    ],
 )
 def test_good_paths(paths: tuple[str, ...]) -> None:
     """Relative paths inside the workspace are fine."""
@@ -105,7 +112,12 @@ def test_any_network_is_refused(network: bool) -> None:
 
 @pytest.mark.parametrize(
     ("taken", "name"),
-    [((), "main.py"), (("main.py",), "main_1.py"), (("main.py", "main_1.py"), "main_2.py"), (("a",), "main.py")],
+    [
+        ((), "main.py"),
+        (("main.py",), "main_1.py"),
+        (("main.py", "main_1.py"), "main_2.py"),
+        (("a",), "main.py"),
+    ],
 )
 def test_the_first_free_name(taken: tuple[str, ...], name: str) -> None:
     """Code does not overwrite what the caller uploaded."""

@@ -168,7 +168,7 @@ async def test_an_exception_is_an_outcome(execute: Execute) -> None:
 async def test_one_at_a_time(session: Session, start: Start) -> None:
     """The second is refused, and works when the first has ended."""
     operation = await start(sleep)
-    assert session.state == "busy"
+    assert session.view()["state"] == "busy"
     with pytest.raises(SessionBusy):
         await session.execute(ExecutionRequest(code="x"))
     await operation.stop()
@@ -386,7 +386,9 @@ async def test_input_when_it_is_not_allowed(execute: Execute) -> None:
     assert (body["outcome"], body["error"]["value"]) == ("error", "StdinNotImplementedError")
 
 
-async def test_a_restart_loses_state_and_keeps_files(execute: Execute, session: Session, guest: FakeGuest) -> None:
+async def test_a_restart_loses_state_and_keeps_files(
+    execute: Execute, session: Session, guest: FakeGuest
+) -> None:
     """A fresh kernel in the same sandbox."""
 
     async def put(cell: Cell) -> None:
@@ -448,7 +450,11 @@ async def test_closing_a_session_ends_what_runs(sessions: Sessions, session: Ses
     await until(lambda: len(operation.journal) == 2)
     await sessions.close(session.id, "me")
     body = operation.fold()
-    assert (body["outcome"], body["detail"], body["stdout"]) == ("interrupted", "the session was closed", "before")
+    assert (body["outcome"], body["detail"], body["stdout"]) == (
+        "interrupted",
+        "the session was closed",
+        "before",
+    )
 
 
 async def test_bash(session: Session, guest: FakeGuest) -> None:
@@ -463,7 +469,12 @@ async def test_bash(session: Session, guest: FakeGuest) -> None:
     body = await body_of(await session.execute(ExecutionRequest(code="ls", language="bash")))
     assert guest.programs[0].spec.argv == ("bash", "-c", "ls")
     assert guest.programs[0].spec.env["A"] == "b"
-    assert (body["outcome"], body["stdout"], body["result"], body["detail"]) == ("error", "out", None, "exit code 2")
+    assert (body["outcome"], body["stdout"], body["result"], body["detail"]) == (
+        "error",
+        "out",
+        None,
+        "exit code 2",
+    )
     assert body["files"] == [{"path": "made", "size": 1}]
 
 

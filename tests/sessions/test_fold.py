@@ -90,15 +90,21 @@ def test_result_and_error_and_files() -> None:
     ("events", "shown"),
     [
         pytest.param([show("a"), show("b")], ["a", "b"], id="in order"),
-        pytest.param([show("a", "x"), show("b"), show("c", "x", update=True)], ["c", "b"], id="updated in place"),
         pytest.param(
-            [show("a", "x"), show("b", "x"), show("c", "x", update=True)], ["c", "c"], id="every one of that id"
+            [show("a", "x"), show("b"), show("c", "x", update=True)], ["c", "b"], id="updated in place"
+        ),
+        pytest.param(
+            [show("a", "x"), show("b", "x"), show("c", "x", update=True)],
+            ["c", "c"],
+            id="every one of that id",
         ),
         pytest.param([show("a", "x"), show("b", "x")], ["b", "b"], id="shown again updates the first too"),
         pytest.param([show("c", "x", update=True)], [], id="an update of nothing is nothing"),
         pytest.param([show("a"), ClearOutput(), show("b")], ["b"], id="cleared"),
         pytest.param([show("a"), ClearOutput(wait=True)], ["a"], id="cleared only when something comes"),
-        pytest.param([show("a"), ClearOutput(wait=True), show("b"), show("c")], ["b", "c"], id="cleared once"),
+        pytest.param(
+            [show("a"), ClearOutput(wait=True), show("b"), show("c")], ["b", "c"], id="cleared once"
+        ),
         pytest.param([show("a"), ClearOutput(wait=True), Stdout(text="t")], [], id="text clears as well"),
         pytest.param(
             [show("a", "x"), ClearOutput(), show("b"), show("c", "x", update=True)],

@@ -112,5 +112,8 @@ def test_executions(end: KernelEnd, outcome: str) -> None:
 def test_a_timeout_of_an_execution_says_which_and_whether_its_kernel_went() -> None:
     """`detail` names the limit and the escalation."""
     end = KernelEnd(status="died", cause="wall_time", killed=True)
-    assert classify_execution(end).detail == "wall time exceeded; it ignored the interrupt; the kernel was restarted"
+    assert (
+        classify_execution(end).detail
+        == "wall time exceeded; it ignored the interrupt; the kernel was restarted"
+    )
     assert classify_execution(KernelEnd(status="error", cause="cpu_time")).detail == "cpu time exceeded"

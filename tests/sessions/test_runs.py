@@ -92,7 +92,9 @@ async def test_its_events(runs: Runs, guest: FakeGuest) -> None:
     }  # fmt: skip
 
 
-async def test_python_is_the_armed_interpreter_other_languages_are_programs(run: Run, guest: FakeGuest) -> None:
+async def test_python_is_the_armed_interpreter_other_languages_are_programs(
+    run: Run, guest: FakeGuest
+) -> None:
     """Which sandbox is asked for, and what it is told to run."""
     await run(code="print(1)", args=("a", "b"))
     await run(language="bash", code="echo", args=("a",))
@@ -162,7 +164,9 @@ async def test_a_program_that_changes_its_own_text_gets_it_back(run: Run, guest:
     assert [file["path"] for file in (await run(collect=("*.py",)))["files"]] == ["main.py"]
 
 
-async def test_collected_files_are_events_and_what_does_not_fit_is_named(runs: Runs, guest: FakeGuest) -> None:
+async def test_collected_files_are_events_and_what_does_not_fit_is_named(
+    runs: Runs, guest: FakeGuest
+) -> None:
     """At most 100; file events come before completed."""
 
     async def script(program: FakeProgram) -> int:
@@ -238,9 +242,16 @@ async def test_what_does_not_compile_does_not_run(run: Run, guest: FakeGuest) ->
 
 @pytest.mark.parametrize(
     ("reason", "outcome"),
-    [("wall_time", "timeout"), ("cpu_time", "timeout"), ("memory", "out_of_memory"), ("output_limit", "output_limit")],
+    [
+        ("wall_time", "timeout"),
+        ("cpu_time", "timeout"),
+        ("memory", "out_of_memory"),
+        ("output_limit", "output_limit"),
+    ],
 )
-async def test_limits_of_the_guest_become_outcomes(run: Run, guest: FakeGuest, reason: str, outcome: str) -> None:
+async def test_limits_of_the_guest_become_outcomes(
+    run: Run, guest: FakeGuest, reason: str, outcome: str
+) -> None:
     """With what was printed before."""
 
     async def script(program: FakeProgram) -> int:
@@ -271,7 +282,7 @@ async def test_a_sandbox_that_dies_is_an_outcome(run: Run, guest: FakeGuest) -> 
 
     async def script(program: FakeProgram) -> int:
         program.out(b"before")
-        await until(lambda: program._queue.empty())
+        await until(program._queue.empty)
         program.sandbox.die()
         return await hang(program)
 
@@ -389,7 +400,7 @@ async def test_detached_runs_are_bounded(runs: Runs, guest: FakeGuest) -> None:
         await each.stop()
     with pytest.raises(RunNotFound):
         runs.get(ended[0].id, "me")
-    assert runs.get(running[1].id, "me")
+    assert runs.get(running[1].id, "me") is running[1]
 
 
 async def test_a_detached_run_so_far(runs: Runs, guest: FakeGuest, clock: Clock) -> None:
@@ -399,7 +410,12 @@ async def test_a_detached_run_so_far(runs: Runs, guest: FakeGuest, clock: Clock)
     await until(lambda: len(operation.journal) == 2)
     clock.now += 5
     body = operation.fold()
-    assert (body["state"], body["outcome"], body["stdout"], body["duration"]) == ("running", None, "running\n", 5.0)
+    assert (body["state"], body["outcome"], body["stdout"], body["duration"]) == (
+        "running",
+        None,
+        "running\n",
+        5.0,
+    )
     await runs.stop(operation.id, "me")
     assert [n async for n, _ in operation.journal.follow()] == [1, 2, 3]
     assert [n async for n, _ in operation.journal.follow(2)] == [3]

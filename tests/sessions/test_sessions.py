@@ -55,9 +55,13 @@ async def test_a_session_and_its_view(sessions: Sessions, clock: Clock) -> None:
     assert sessions.get(session.id, "me") is session
 
 
-async def test_it_takes_a_sandbox_with_a_kernel(sessions: Sessions, backend: FakeBackend, guest: FakeGuest) -> None:
+async def test_it_takes_a_sandbox_with_a_kernel(
+    sessions: Sessions, backend: FakeBackend, guest: FakeGuest
+) -> None:
     """The limits go to the lease and the key, the variables to the kernel."""
-    await sessions.create(SessionRequest(env={"A": "b"}, limits={"memory_bytes": MiB, "disk_bytes": 2 * MiB}), "me")
+    await sessions.create(
+        SessionRequest(env={"A": "b"}, limits={"memory_bytes": MiB, "disk_bytes": 2 * MiB}), "me"
+    )
     sandbox = backend.created[0]
     assert (sandbox.spec.warm, sandbox.spec.disk_bytes) == ("kernel", 2 * MiB)
     assert sandbox.leases[0].memory_bytes == MiB
@@ -116,7 +120,10 @@ async def test_a_caller_that_gives_up_while_it_starts_leaks_nothing(
 
 async def test_capacity(sessions: Sessions, backend: FakeBackend, guest: FakeGuest, clock: Clock) -> None:
     """When all sandboxes are taken, the caller hears when to come again."""
-    async with FakeBackend() as other, Pool(other, PoolSettings(capacity=1, warm=0, acquire_timeout=0.02)) as pool:
+    async with (
+        FakeBackend() as other,
+        Pool(other, PoolSettings(capacity=1, warm=0, acquire_timeout=0.02)) as pool,
+    ):
         small = Sessions(pool=pool, catalog=catalog(), backend_name="x", guest=guest, clock=clock)
         async with small:
             await small.create(SessionRequest(), "me")
@@ -165,13 +172,15 @@ async def test_closing(sessions: Sessions, backend: FakeBackend, clock: Clock) -
         await sessions.close(session.id, "me")
 
 
-async def test_the_end_of_its_ttl(sessions: Sessions, guest: FakeGuest, clock: Clock, backend: FakeBackend) -> None:
+async def test_the_end_of_its_ttl(
+    sessions: Sessions, guest: FakeGuest, clock: Clock, backend: FakeBackend
+) -> None:
     """Whatever runs; and at the instant itself, before any task has noticed."""
     guest.cells["x"] = sleep
     session = await sessions.create(SessionRequest(ttl=100), "me")
     operation = await session.execute(ExecutionRequest(code="x"))
     clock.now += 99
-    assert sessions.get(session.id, "me")
+    assert sessions.get(session.id, "me") is session
     clock.now += 1
     with pytest.raises(SessionClosed, match="ttl"):
         sessions.get(session.id, "me")
@@ -188,17 +197,17 @@ async def test_idling(sessions: Sessions, guest: FakeGuest, clock: Clock) -> Non
     operation = await session.execute(ExecutionRequest(code="x"))
     clock.now += 50
     await sessions.expire()
-    assert sessions.get(session.id, "me")
+    assert sessions.get(session.id, "me") is session
     await operation.stop()
     clock.now += 9
-    assert session.files
+    _ = session.files
     clock.now += 9
     session.view()
     assert sessions.list("me", {}, 10, None)[0] == [session]
     with session.using():
         clock.now += 50
         await sessions.expire()
-    assert sessions.get(session.id, "me")
+    assert sessions.get(session.id, "me") is session
     clock.now += 10
     assert sessions.list("me", {}, 10, None)[0] == []
     await sessions.expire()
@@ -213,7 +222,7 @@ async def test_a_command_keeps_it_from_idling(sessions: Sessions, guest: FakeGue
     await session.command(CommandRequest(command="serve", detach=True, limits={"wall_time": 600}))
     clock.now += 100
     await sessions.expire()
-    assert sessions.get(session.id, "me")
+    assert sessions.get(session.id, "me") is session
 
 
 async def test_expiry_runs_by_itself(sessions: Sessions, clock: Clock, backend: FakeBackend) -> None:
@@ -241,7 +250,8 @@ async def test_renewing(sessions: Sessions, clock: Clock) -> None:
 async def test_lists(sessions: Sessions) -> None:
     """The caller's own, by metadata, in pages, oldest first."""
     mine = [
-        await sessions.create(SessionRequest(metadata={"n": str(n), "odd": str(n % 2)}), "me") for n in range(5)
+        await sessions.create(SessionRequest(metadata={"n": str(n), "odd": str(n % 2)}), "me")
+        for n in range(5)
     ]
     await sessions.create(SessionRequest(metadata={"odd": "1"}), "you")
     assert sessions.list("me", {}, 10, None) == (mine, None)
