@@ -116,7 +116,9 @@ async def throughput(service: Service, total: int, clients: int = 16) -> None:
     async def client() -> None:
         async with Connection("127.0.0.1", service.port) as connection:
             for _ in left:
-                took, answer = await timed(connection.call("POST", "/v1/runs", {"language": "python", "code": PRINT}))
+                took, answer = await timed(
+                    connection.call("POST", "/v1/runs", {"language": "python", "code": PRINT})
+                )
                 assert answer["stdout"] == "1\n", answer
                 values.append(took)
 
@@ -124,7 +126,11 @@ async def throughput(service: Service, total: int, clients: int = 16) -> None:
     await asyncio.gather(*(client() for _ in range(clients)))
     rate = total / (time.perf_counter() - start)
     times = Times(values)
-    row(f"run print(1), {clients} clients", times, f"{rate:.0f} runs/s (target 120), p99 {times.at(0.99) / times.p50:.1f} x p50")
+    row(
+        f"run print(1), {clients} clients",
+        times,
+        f"{rate:.0f} runs/s (target 120), p99 {times.at(0.99) / times.p50:.1f} x p50",
+    )
 
 
 async def idle_sessions(service: Service, count: int) -> None:
@@ -132,7 +138,10 @@ async def idle_sessions(service: Service, count: int) -> None:
     async with Connection("127.0.0.1", service.port) as connection:
         await asyncio.sleep(2)
         before = pss(tree(service.pid))
-        ids = [(await connection.call("POST", "/v1/sessions", {"language": "python"}))["id"] for _ in range(count)]
+        ids = [
+            (await connection.call("POST", "/v1/sessions", {"language": "python"}))["id"]
+            for _ in range(count)
+        ]
         await asyncio.sleep(2)
         each = (pss(tree(service.pid)) - before) / count / 1e6
         for session_id in ids:

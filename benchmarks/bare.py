@@ -35,13 +35,19 @@ def kernel(image: images.BuiltImage, code: str, count: int) -> tuple[float, Time
     argv, env = images.host_command(image)
     with tempfile.TemporaryDirectory() as directory:
         _write_kernel_spec(Path(directory, "bare"), argv)
-        manager = KernelManager(kernel_name="bare", kernel_spec_manager=KernelSpecManager(kernel_dirs=[directory]))
+        manager = KernelManager(
+            kernel_name="bare", kernel_spec_manager=KernelSpecManager(kernel_dirs=[directory])
+        )
         return _measure(manager, {**os.environ, **env}, code, count)
 
 
 def _write_kernel_spec(directory: Path, argv: list[str]) -> None:
     directory.mkdir()
-    spec = {"argv": [*argv, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "bare", "language": "python"}
+    spec = {
+        "argv": [*argv, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "bare",
+        "language": "python",
+    }
     (directory / "kernel.json").write_text(json.dumps(spec))
 
 

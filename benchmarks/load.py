@@ -55,7 +55,9 @@ class Connection:
         self._send(method, path, body, "application/json")
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
         status = int(head.split(" ", 2)[1])
-        length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length")), 0)
+        length = next(
+            (int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length")), 0
+        )
         data = await self._reader.readexactly(length)
         if status >= 400:
             raise RuntimeError(f"{method} {path}: {status} {data.decode(errors='replace')[:300]}")

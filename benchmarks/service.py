@@ -27,7 +27,17 @@ class Service:
 def started(*arguments: str) -> Iterator[Service]:
     """Start `codecell-executor serve` on a free port of loopback; end it afterwards."""
     state = tempfile.mkdtemp(prefix="codecell-benchmark-")
-    command = [sys.executable, "-m", "executor_service", "serve", "--port", "0", "--state-dir", state, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "executor_service",
+        "serve",
+        "--port",
+        "0",
+        "--state-dir",
+        state,
+        *arguments,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -87,18 +87,7 @@ class Completed:
     fields: Mapping[str, Json]
 
 
-Event = (
-    Started
-    | Stdout
-    | Stderr
-    | Display
-    | ClearOutput
-    | Result
-    | Error
-    | InputRequest
-    | File
-    | Completed
-)
+Event = Started | Stdout | Stderr | Display | ClearOutput | Result | Error | InputRequest | File | Completed
 
 
 def to_json(event: Event) -> dict[str, Json]:

@@ -76,7 +76,10 @@ def resolve(
         raise InvalidRequest(bad[0].message, errors=bad)
     chosen = {name: value for name, value in asked.items() if value is not None}
     high = tuple(
-        FieldError(loc=f"limits.{name}", message=f"limits.{name} may be at most {getattr(ceiling, name):g}, not {value:g}")
+        FieldError(
+            loc=f"limits.{name}",
+            message=f"limits.{name} may be at most {getattr(ceiling, name):g}, not {value:g}",
+        )
         for name, value in chosen.items()
         if value > getattr(ceiling, name)
     )

@@ -88,17 +88,19 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    make_app: Callable[[], FastAPI], listening: socket.socket, *, grace: float, until_stdin_closes: bool = False
+    make_app: Callable[[], FastAPI],
+    listening: socket.socket,
+    *,
+    grace: float,
+    until_stdin_closes: bool = False,
 ) -> int:
-    """Serve until a signal, or until standard input ends; the exit status. What goes wrong at start is raised."""
+    """Serve until a signal, or standard input's end; the exit status. What goes wrong at start is raised."""
     raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(make_app(), listening, grace=grace, until_stdin_closes=until_stdin_closes))
 
 
-async def _serve(
-    app: FastAPI, listening: socket.socket, *, grace: float, until_stdin_closes: bool
-) -> int:
+async def _serve(app: FastAPI, listening: socket.socket, *, grace: float, until_stdin_closes: bool) -> int:
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
     assert starting is not None

@@ -49,11 +49,24 @@ class RealService:
     """A `codecell-executor serve` of our own."""
 
     def __init__(self, state_dir: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "executor_service", "serve", "--port", "0", "--state-dir", str(state_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "executor_service",
+            "serve",
+            "--port",
+            "0",
+            "--state-dir",
+            str(state_dir),
+        ]
         self.state_dir = state_dir
         self.log = (state_dir.parent / f"{state_dir.name}.log").open("w")
         self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(env or {})}
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self.url = self._wait()
 

@@ -62,7 +62,7 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
                 pid = _fork(fds)
             except OSError as error:  # the sandbox is gone already, or no process may be made
                 channel.close(fds)
-                print(f"codecell zygote: {error}", file=sys.stderr)
+                sys.stderr.write(f"codecell zygote: {error}\n")
                 continue
             if pid == 0:
                 _become(become, identity, fds)
@@ -77,8 +77,9 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
 
 
 def _prepare(flavour: str, preload: list[str]) -> Callable[[socket.socket], None]:
-    """Import everything; what a child calls at last. A child itself must import nothing of ours: looking for a
-    hidden module touches, and so copies, hundreds of pages.
+    """Import everything; what a child calls at last.
+
+    A child itself must import nothing of ours: to look for a hidden module copies hundreds of pages.
     """
     from executor_service.guest import armed, kernel_start
 

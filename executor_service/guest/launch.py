@@ -31,7 +31,9 @@ def send_with_fds(control: socket.socket, message: dict[str, Any], fds: Sequence
         control.sendall(data[sent:])
 
 
-def start_process(request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int) -> tuple[int, int]:
+def start_process(
+    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int
+) -> tuple[int, int]:
     """Fork and exec `argv` as user code; its pid and a pidfd.
 
     Raises:
@@ -51,7 +53,9 @@ def start_process(request: dict[str, Any], fds: Sequence[int], identity: Identit
     return pid, os.pidfd_open(pid)
 
 
-def _child(request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int, failed: int) -> None:
+def _child(
+    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int, failed: int
+) -> None:
     try:
         os.setsid()
         for target, fd in enumerate(fds):

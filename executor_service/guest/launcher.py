@@ -32,7 +32,13 @@ def main() -> None:
             uid, gid = os.geteuid(), os.getegid()
             linux.unshare(linux.CLONE_NEWUSER)
             _map_ids(uid, gid)
-        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWNET)
+        linux.unshare(
+            linux.CLONE_NEWNS
+            | linux.CLONE_NEWPID
+            | linux.CLONE_NEWIPC
+            | linux.CLONE_NEWUTS
+            | linux.CLONE_NEWNET
+        )
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         pid = os.fork()
         if pid == 0:
@@ -44,7 +50,9 @@ def main() -> None:
                 # With these a zygote enters the namespaces of a guest that is not dumpable: setns(2).
                 linux.carry_capabilities((linux.CAP_SYS_ADMIN, linux.CAP_SYS_PTRACE))
             python = f"{template.ENV}/bin/python3"
-            os.execve(python, [python, "-I", "-S", f"{template.LIB}/{_SCRIPT}", str(control)], NURSERY_ENVIRONMENT)
+            os.execve(
+                python, [python, "-I", "-S", f"{template.LIB}/{_SCRIPT}", str(control)], NURSERY_ENVIRONMENT
+            )
     except OSError as error:
         with socket.socket(fileno=control) as sock:
             channel.send(sock, {"event": "broken", "detail": str(error), "errno": error.errno})

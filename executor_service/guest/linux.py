@@ -60,17 +60,17 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """Leave namespaces for new ones: unshare(2)."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
-    """setns(2); `fd` is a pidfd or a namespace file."""
+    """Enter namespaces: setns(2). `fd` is a pidfd or a namespace file."""
     _check(_libc.setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """mount(2)."""
+    """Mount: mount(2)."""
     _check(
         _libc.mount(
             source.encode(),
@@ -84,23 +84,23 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
-    """umount2(2)."""
+    """Unmount: umount2(2)."""
     _check(_libc.umount2(target.encode(), flags), f"umount {target}")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2)."""
+    """Change the root mount: pivot_root(2)."""
     number = _PIVOT_ROOT[platform.machine()]
     _check(_libc.syscall(number, new_root.encode(), put_old.encode()), "pivot_root")
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
-    """prctl(2)."""
+    """Process attributes: prctl(2)."""
     return _check(_libc.prctl(option, a, b, c, d), f"prctl {option}")
 
 
 def set_hostname(name: str) -> None:
-    """sethostname(2)."""
+    """Name this host: sethostname(2)."""
     raw = name.encode()
     _check(_libc.sethostname(raw, len(raw)), "sethostname")
 
@@ -112,9 +112,7 @@ def clone(flags: int) -> tuple[int, int]:
     new thread id, which its own fork would have done.
     """
     pidfd = ctypes.c_int(-1)
-    args = struct.pack(
-        "=8Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0
-    )
+    args = struct.pack("=8Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0)
     api = ctypes.pythonapi
     api.PyOS_BeforeFork()
     pid = _with_gil.syscall(_CLONE3, args, ctypes.c_size_t(len(args)))

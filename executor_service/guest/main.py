@@ -70,7 +70,9 @@ def _loopback_up() -> None:
 class Guest:
     """The loop of process 1."""
 
-    def __init__(self, boot: socket.socket, listener: socket.socket, identity: Identity, cpus_fd: int) -> None:
+    def __init__(
+        self, boot: socket.socket, listener: socket.socket, identity: Identity, cpus_fd: int
+    ) -> None:
         self._boot = boot
         self._listener = listener
         self._identity = identity
@@ -195,7 +197,7 @@ class Guest:
                 resource.prlimit(self._armed.pid, resource.RLIMIT_NPROC, (limit, limit))
 
     def _run_here(self, connection: socket.socket) -> None:
-        """The one program of a run, without a handler of its own: nothing else happens in this sandbox meanwhile."""
+        """A run's one program, without a handler of its own: nothing else happens here meanwhile."""
         armed, self._armed = self._armed, None
         assert armed is not None
         connection.settimeout(None)

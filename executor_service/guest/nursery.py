@@ -145,7 +145,12 @@ class Nursery:
             self._unwatch(sandbox.boot.fileno())
             return
         word = message.get("word")
-        if word == "arm" and len(fds) == 2 and sandbox.armings < MAX_ARMINGS and sandbox.warm in self._zygotes:
+        if (
+            word == "arm"
+            and len(fds) == 2
+            and sandbox.armings < MAX_ARMINGS
+            and sandbox.warm in self._zygotes
+        ):
             sandbox.armings += 1
             self._zygotes[sandbox.warm].fork_into([sandbox.pidfd, *fds, *sandbox.cgroup_fds])
         elif word == "ready" and sandbox.deadline is not None:

@@ -76,7 +76,11 @@ def _switch_uid(uid: int, identity: Identity) -> None:
 
 def _enter_own_user_namespace() -> None:
     linux.unshare(linux.CLONE_NEWUSER)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{USER} {USER} 1"), ("gid_map", f"{USER} {USER} 1")):
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{USER} {USER} 1"),
+        ("gid_map", f"{USER} {USER} 1"),
+    ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
@@ -90,6 +94,8 @@ def _seal(identity: Identity) -> None:
 
 
 def _die_first() -> None:
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # a change of uid cleared it, and with it the right to the next line
+    linux.prctl(
+        linux.PR_SET_DUMPABLE, 1
+    )  # a change of uid cleared it, and with it the right to the next line
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -107,7 +107,9 @@ class Handler:
                 send_with_fds(self._armed.control, message, child_fds)
                 self._pid, self._status_fd = self._armed.pid, self._armed.status
             else:
-                self._pid, self._status_fd = start_process(request, child_fds, self._identity, self._lease.processes)
+                self._pid, self._status_fd = start_process(
+                    request, child_fds, self._identity, self._lease.processes
+                )
         finally:
             channel.close(sorted(set(child_fds)))
         for fd in ours:
@@ -131,7 +133,10 @@ class Handler:
 
     def _refuse(self, error: OSError) -> None:
         self._connection.setblocking(True)
-        self._reason, self._detail = "spawn", f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        self._reason, self._detail = (
+            "spawn",
+            f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
+        )
         self._status = {"status": 127 << 8, "cpu_time": 0.0}
         self._say({"type": "started", "pid": 0})
         self._finish()
@@ -141,7 +146,7 @@ class Handler:
     def _pump(self) -> bool:
         """Until the main process has ended; True if the service has gone."""
         next_cpu = self._started + CPU_INTERVAL if self._cpu_time else None
-        while self._status is None:
+        while not self._has_ended():
             now = time.monotonic()
             if now >= self._started + self._wall_time:
                 self._stop("wall_time", f"wall time of {self._wall_time:g} s exceeded")
@@ -153,9 +158,9 @@ class Handler:
                 wake = now + procs.KILL_DEADLINE
             # Orphans that ended meanwhile, and perhaps the program.
             self._reap_others() if self._armed else self._reap()
-            wake = min(wake, now + 1.0)
-            if self._status is not None:
+            if self._has_ended():
                 break
+            wake = min(wake, now + 1.0)
             for fd, events in self._poller().poll(max(0.0, wake - now) * 1000 + 1):
                 if fd == self._status_fd:
                     self._read_status()
@@ -170,6 +175,9 @@ class Handler:
                     self._read_output(fd)
         return False
 
+    def _has_ended(self) -> bool:
+        return self._status is not None
+
     def _poller(self) -> select.poll:
         poll = select.poll()
         poll.register(self._status_fd, select.POLLIN)
@@ -179,7 +187,9 @@ class Handler:
             for fd in self._outputs:
                 poll.register(fd, select.POLLIN)
         if self._stdin is not None and (self._stdin_data or self._stdin_ends):
-            poll.register(self._stdin, select.POLLOUT | (select.POLLIN if self._stdin in self._outputs else 0))
+            poll.register(
+                self._stdin, select.POLLOUT | (select.POLLIN if self._stdin in self._outputs else 0)
+            )
         return poll
 
     def _read_output(self, fd: int) -> bool:
@@ -305,7 +315,9 @@ class Handler:
         """A tree that cannot be killed in time: the service closes the sandbox when it reads this."""
         with contextlib.suppress(OSError):
             self._connection.setblocking(True)
-            self._connection.sendall(pack_json({"type": "error", "code": "sandbox_failed", "detail": "unkillable"}))
+            self._connection.sendall(
+                pack_json({"type": "error", "code": "sandbox_failed", "detail": "unkillable"})
+            )
         os._exit(1)
 
     def _read_status(self) -> None:

@@ -29,9 +29,12 @@ def collect(conn: socket.socket, call: dict[str, Any], root: str) -> None:
         raise Refusal("invalid_request", "'globs' must be a list")
     max_files, left = natural(call, "max_files", 100) or 0, natural(call, "max_bytes", 10 << 20) or 0
     budget = Budget(entries=_MAX_SEEN, seconds=10)
-    omitted: list[list[Any]] = []
-    sent = 0
-    for found in sorted(_matching(root, Globs(globs), budget), key=lambda f: f.path):
+    wanted, omitted, sent = Globs(globs), list[list[Any]](), 0
+    try:
+        matching = sorted(_matching(root, wanted, budget), key=lambda f: f.path)
+    except OSError:  # the program made its workspace unreadable: its result is still the result
+        matching, omitted = [], [[".", 0, "unreadable"]]
+    for found in matching:
         path, size = show(found.path), found.status.st_size
         content: bytes | str = "too_many" if sent >= max_files else _content(root, found, left)
         if isinstance(content, str):
@@ -91,13 +94,16 @@ def changed(conn: socket.socket, call: dict[str, Any], root: str) -> None:
     since, limit = natural(call, "since_ns", 0) or 0, min(natural(call, "limit", 1000) or 0, 10_000)
     budget = Budget(entries=_MAX_SEEN, seconds=3)
     files: list[list[Any]] = []
-    for found in walk(root, budget, _no_housekeeping):
-        if not found.is_file or found.status.st_ctime_ns < since or PART_PREFIX in found.path:
-            continue
-        if len(files) == limit:
-            budget.partial = True
-            break
-        files.append([show(found.path), found.status.st_size])
+    try:
+        for found in walk(root, budget, _no_housekeeping):
+            if not found.is_file or found.status.st_ctime_ns < since or PART_PREFIX in found.path:
+                continue
+            if len(files) == limit:
+                budget.partial = True
+                break
+            files.append([show(found.path), found.status.st_size])
+    except OSError:  # the workspace was made unreadable: not known what changed, and no failure of ours
+        budget.partial = True
     send_batches(conn, "changed", "files", sorted(files))
     protocol.send_json(conn, {"type": "done", "truncated": budget.partial})
 

@@ -254,7 +254,7 @@ class Stash:
         spec = _bootstrap._find_spec(top, None)
         return spec is not None and ours is not None and spec.origin == ours.origin
 
-    def _provided(self, entry: str, tops: AbstractSet[str]) -> set[str]:
+    def _provided(self, entry: str, tops: set[str] | frozenset[str]) -> set[str]:
         """Those of `tops` that a directory (or archive) on the path would provide."""
         try:
             directory = os.path.abspath(entry)

@@ -22,7 +22,7 @@ USER, RELAY = 1000, 1001
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib32": "usr/lib32", "lib64": "usr/lib64"}
-_PASSWD = (
+_ACCOUNTS = (
     "root:x:0:0:root:/:/usr/sbin/nologin\n"
     "user:x:1000:1000:user:/workspace:/bin/bash\n"
     "relay:x:1001:1001:relay:/:/usr/sbin/nologin\n"
@@ -37,7 +37,16 @@ _COPIED = (
     "services", "ssl/certs/ca-certificates.crt", "ssl/openssl.cnf", "inputrc", "magic", "perl", "php", "R",
     "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "java-25-openjdk",
 )  # fmt: skip
-_PROC_HIDDEN_FILES = ("kcore", "keys", "key-users", "latency_stats", "timer_list", "sched_debug", "kallsyms", "kmsg")
+_PROC_HIDDEN_FILES = (
+    "kcore",
+    "keys",
+    "key-users",
+    "latency_stats",
+    "timer_list",
+    "sched_debug",
+    "kallsyms",
+    "kmsg",
+)
 _PROC_HIDDEN_DIRS = ("acpi", "scsi", "asound", "driver")
 _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
@@ -50,7 +59,17 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("root", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=32m,nr_inodes=4096,mode=755")
-    for directory in ("dev/shm", "dev/pts", "etc", "proc", "run", "sys/devices/system/cpu", "tmp", "var", "workspace"):
+    for directory in (
+        "dev/shm",
+        "dev/pts",
+        "etc",
+        "proc",
+        "run",
+        "sys/devices/system/cpu",
+        "tmp",
+        "var",
+        "workspace",
+    ):
         os.makedirs(f"{root}/{directory}", mode=0o755, exist_ok=True)
     _bind_tree("/usr", f"{root}/usr")
     for name, target in _LINKS.items():
@@ -72,12 +91,23 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     linux.mount("proc", f"{root}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     # For what packages insist on writing while a zygote imports them; every sandbox covers it with its own.
     for place in ("tmp", "workspace"):
-        linux.mount(place, f"{root}/{place}", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=16m,nr_inodes=1024,mode=700")
+        linux.mount(
+            place,
+            f"{root}/{place}",
+            "tmpfs",
+            linux.MS_NOSUID | linux.MS_NODEV,
+            "size=16m,nr_inodes=1024,mode=700",
+        )
     os.chdir(root)
     linux.pivot_root(".", ".")
     linux.umount(".")
     os.chdir("/")
-    linux.mount("root", "/", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
+    linux.mount(
+        "root",
+        "/",
+        None,
+        linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV,
+    )
 
 
 def rooms(disk_bytes: int, owner: int) -> int:
@@ -94,7 +124,13 @@ def rooms(disk_bytes: int, owner: int) -> int:
     linux.mount("workspace", "/workspace", "tmpfs", flags, f"{limits},mode=755")
     linux.mount("tmp", "/tmp", "tmpfs", flags, f"{limits},mode=1777")
     linux.mount("shm", "/dev/shm", "tmpfs", flags | linux.MS_NOEXEC, f"{limits},mode=1777")
-    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner}")
+    linux.mount(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        linux.MS_NOSUID | linux.MS_NOEXEC,
+        f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner}",
+    )
     return _run(flags | linux.MS_NOEXEC, owner)
 
 
@@ -147,7 +183,9 @@ def _bind_tree(source: str, target: str) -> None:
 
 def _make_read_only(point: str, more: int = 0) -> None:
     # In a user namespace flags that the mount already has may not be dropped.
-    held = os.statvfs(point).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
+    held = os.statvfs(point).f_flag & (
+        os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
+    )
     flags = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("none", point, None, flags | more | _as_mount_flags(held))
 
@@ -171,7 +209,14 @@ def _mounts_below(point: str) -> Iterable[str]:
 
 
 def _make_etc(etc: str) -> None:
-    texts = {"passwd": _PASSWD, "group": _GROUP, "nsswitch.conf": _NSSWITCH, "hosts": _HOSTS, "hostname": "sandbox\n", "resolv.conf": ""}
+    texts = {
+        "passwd": _ACCOUNTS,
+        "group": _GROUP,
+        "nsswitch.conf": _NSSWITCH,
+        "hosts": _HOSTS,
+        "hostname": "sandbox\n",
+        "resolv.conf": "",
+    }
     for name, text in texts.items():
         _write(f"{etc}/{name}", text)
     os.symlink("/proc/mounts", f"{etc}/mtab")
@@ -199,7 +244,13 @@ def _make_dev(dev: str) -> None:
     for name in _DEVICES:
         _write(f"{dev}/{name}", "")
         linux.mount(f"/dev/{name}", f"{dev}/{name}", None, linux.MS_BIND)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ):
         os.symlink(target, f"{dev}/{name}")
 
 

@@ -1,8 +1,8 @@
 """A warm interpreter that is forked into sandboxes: `Zygote` is the nursery's handle, `main` the process.
 
 The zygote is exec'd with a clean environment inside the template root, imports what its flavour needs
-("program": the image's packages; "light": none; "kernel": the packages and ipykernel), and then only forks. Each child enters
-one sandbox's namespaces, becomes user code, and is that sandbox's *armed* interpreter: it turns into
+("program": the image's packages; "light": none; "kernel": the packages and ipykernel), and then only
+forks. Each child enters one sandbox's namespaces, becomes user code, and is that sandbox's *armed* interpreter: it turns into
 the program of a run, or is the session's kernel. The zygote reports the child's end through a pipe.
 """
 
@@ -23,7 +23,10 @@ FLAVOURS = ("program", "light", "kernel")
 CONTROL = 3  # the descriptor of a zygote's socket
 RENEW_AFTER = 5000  # forks share their zygote's hash seed and address layout: see docs/security.md
 
-BOOT = {"PYTHONPATH": f"{LIB}/executor_service/guest/boot", "CODECELL_ZYGOTE": "executor_service.guest.zygote:main"}
+BOOT = {
+    "PYTHONPATH": f"{LIB}/executor_service/guest/boot",
+    "CODECELL_ZYGOTE": "executor_service.guest.zygote:main",
+}
 
 
 class Zygote:
@@ -101,7 +104,7 @@ def _start(flavour: str, config: dict[str, Any]) -> tuple[int, socket.socket]:
 
 
 def main() -> None:
-    """The zygote process, called by `boot/sitecustomize.py`; returns only in a child that becomes a program."""
+    """The zygote process, called by `boot/sitecustomize.py`; returns only in a child: its program."""
     from executor_service.guest import channel, forking, linux
 
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)

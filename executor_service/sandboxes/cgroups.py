@@ -1,7 +1,7 @@
 """Control groups of the local backend, version 1 and 2, where this process may write them.
 
 One group a sandbox, below one group of this instance. Version 1 has a directory in each controller's
-hierarchy, version 2 one directory in all. Sources: cgroups(7), the kernel's cgroup-v1 and cgroup-v2 documents.
+hierarchy, version 2 one directory in all. Sources: cgroups(7), the kernel's documents on both versions.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ class Group:
         """Descriptors; a process that writes "0" to each is in the group. The caller closes them."""
         # The v1 `tasks` file moves one thread and, unlike cgroup.procs, does not wait for RCU: 12 ms less.
         name = "tasks" if self._version == 1 else "cgroup.procs"
-        return [os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC) for directory in sorted(set(self._dirs.values()))]
+        return [
+            os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC)
+            for directory in sorted(set(self._dirs.values()))
+        ]
 
     def apply(self, lease: Lease) -> None:
         """Set memory (swap included), processes and cpu quota.

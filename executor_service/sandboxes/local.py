@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from executor_service.errors import BackendUnavailable, ImageNotFound, SandboxFailed
-from executor_service.guest.protocol import VERSION
 from executor_service.images import BuiltImage
 from executor_service.result import Usage
 from executor_service.sandboxes import cgroups, seccomp
@@ -145,7 +144,9 @@ class LocalBackend:
         return self
 
     async def _start_nursery(self, image: BuiltImage) -> NurseryClient:
-        nursery = NurseryClient(image, many_uids=self._root, seccomp=self._seccomp, runtime_dir=self._runtime_dir)
+        nursery = NurseryClient(
+            image, many_uids=self._root, seccomp=self._seccomp, runtime_dir=self._runtime_dir
+        )
         self._nurseries[image.name] = nursery
         await nursery.start()
         return nursery
@@ -194,7 +195,9 @@ class LocalBackend:
                 sandbox.group = cgroups.Group(self._hierarchy, sandbox.id)
                 fds = sandbox.group.open_joins()
             uid_base = sandbox.uids.base if sandbox.uids else None
-            await nursery.create(sandbox.id, spec.warm, spec.disk_bytes, uid_base, [listener.fileno(), *fds], exited)
+            await nursery.create(
+                sandbox.id, spec.warm, spec.disk_bytes, uid_base, [listener.fileno(), *fds], exited
+            )
         except NoUidLeft as error:
             sandbox.died.set()
             raise BackendUnavailable(str(error)) from error
@@ -216,7 +219,9 @@ class LocalBackend:
 
     async def _nursery(self, image: str) -> NurseryClient:
         if image not in self._images:
-            raise ImageNotFound(f"no image named {image!r} is built; build it: codecell-executor images build {image}")
+            raise ImageNotFound(
+                f"no image named {image!r} is built; build it: codecell-executor images build {image}"
+            )
         nursery = self._nurseries[image]
         if nursery.broken is None:
             return nursery
@@ -266,7 +271,9 @@ class LocalBackend:
 
     def isolation(self) -> Mapping[str, Mapping[str, str]]:
         """What is enforced, by what, and how exactly, on this host."""
-        return describe(root=self._root, controllers=self._hierarchy.controllers if self._hierarchy else frozenset())
+        return describe(
+            root=self._root, controllers=self._hierarchy.controllers if self._hierarchy else frozenset()
+        )
 
 
 def describe(*, root: bool, controllers: frozenset[str]) -> Mapping[str, Mapping[str, str]]:
@@ -286,9 +293,15 @@ def describe(*, root: bool, controllers: frozenset[str]) -> Mapping[str, Mapping
             detail=None if root else "user code has its own user namespace below the guest's",
         ),
         "system_calls": aspect("seccomp allow-list, no_new_privs, no capabilities, nosuid mounts"),
-        "memory": aspect("cgroup, swap included") if memory else aspect("sum of memory read every 100 ms, then kill", "sampled"),
-        "processes": aspect("RLIMIT_NPROC" + (" and cgroup" if "pids" in controllers else " in the user namespace")),
-        "cpus": aspect("cgroup quota") if "cpu" in controllers else aspect("nothing", "none", "no writable cpu cgroup"),
+        "memory": aspect("cgroup, swap included")
+        if memory
+        else aspect("sum of memory read every 100 ms, then kill", "sampled"),
+        "processes": aspect(
+            "RLIMIT_NPROC" + (" and cgroup" if "pids" in controllers else " in the user namespace")
+        ),
+        "cpus": aspect("cgroup quota")
+        if "cpu" in controllers
+        else aspect("nothing", "none", "no writable cpu cgroup"),
         "cpu_time": aspect("RLIMIT_CPU a process, sum read every 100 ms", "sampled"),
         "wall_time": aspect("the guest's clock, then SIGKILL to the whole tree"),
         "disk": aspect("tmpfs size and inodes"),

@@ -49,7 +49,7 @@ class NurseryClient:
         """Start it and wait until its interpreters are warm.
 
         Raises:
-            BackendUnavailable: the kernel refuses namespaces, or the image does not start; says what to change.
+            BackendUnavailable: the kernel refuses namespaces, or the image does not start; it says why.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         ours, theirs = channel.pair()
@@ -64,7 +64,7 @@ class NurseryClient:
         }
         script = Path(guest_package.__file__).with_name("launcher.py")
         # exec'd, never forked from this process; the environment is empty, so no secret of ours is in it.
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - once, and it returns after the exec
             [sys.executable, "-I", "-S", str(script), str(theirs.fileno())],
             env={"PATH": "/usr/bin:/bin"},
             stdin=subprocess.DEVNULL,
@@ -108,7 +108,13 @@ class NurseryClient:
         created: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._created[sandbox_id] = created
         self._on_exit[sandbox_id] = on_exit
-        request = {"op": "create", "id": sandbox_id, "warm": warm, "disk_bytes": disk_bytes, "uid_base": uid_base}
+        request = {
+            "op": "create",
+            "id": sandbox_id,
+            "warm": warm,
+            "disk_bytes": disk_bytes,
+            "uid_base": uid_base,
+        }
         try:
             self._send(request, fds)
             async with asyncio.timeout(CREATE_TIMEOUT):

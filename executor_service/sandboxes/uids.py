@@ -74,7 +74,12 @@ def configured_range(subuid: Path = Path("/etc/subuid")) -> tuple[int, int]:
         for line in subuid.read_text().splitlines():
             name, _, rest = line.partition(":")
             first, _, count = rest.partition(":")
-            if name in ("root", "codecell", "0") and first.isdigit() and count.isdigit() and int(count) >= 4096:
+            if (
+                name in ("root", "codecell", "0")
+                and first.isdigit()
+                and count.isdigit()
+                and int(count) >= 4096
+            ):
                 return int(first), int(count)
     return DEFAULT_FIRST, DEFAULT_COUNT
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
-_STATEMENT = re.compile(r"(?:^|[;:])[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w.,\t ]+))", re.MULTILINE)
+_STATEMENT = re.compile(
+    r"(?:^|[;:])[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w.,\t ]+))", re.MULTILINE
+)
 
 
 def imports_packages(text: str) -> bool:

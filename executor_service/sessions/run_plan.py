@@ -59,10 +59,13 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
 
 
 def _warm(request: RunRequest, offer: Offer) -> Warm:
-    """The lighter interpreter serves a program that imports nothing of the image; a wrong guess only costs time."""
+    """The light interpreter is for a program that imports no package; a wrong guess only costs time."""
     if not offer.armed:
         return "none"
-    texts = [request.code or "", *(f.content.decode(errors="replace") for f in request.files if f.path.endswith(".py"))]
+    texts = [
+        request.code or "",
+        *(f.content.decode(errors="replace") for f in request.files if f.path.endswith(".py")),
+    ]
     return "program" if any(map(imports_packages, texts)) else "light"
 
 

@@ -75,8 +75,10 @@ async def test_standard_input_reaches_the_program(make):
 
 
 async def test_the_armed_interpreter_becomes_the_program(make):
-    """A Python program starts with the image's packages ready, as `__main__`, and its source in the workspace."""
-    ran = await run(await make("program"), source="import sys, numpy\nprint(__name__, sys.argv, numpy.arange(3).sum())")
+    """A Python program starts with the image's packages ready, as `__main__`."""
+    ran = await run(
+        await make("program"), source="import sys, numpy\nprint(__name__, sys.argv, numpy.arange(3).sum())"
+    )
     assert ran.stdout == "__main__ ['main.py'] 3\n", ran.stderr
     assert ran.ended.exit_code == 0
 
@@ -86,26 +88,38 @@ async def test_user_code_has_no_power(make):
     ran = await shell(await make(), "id -u; grep -E '^(CapEff|CapPrm|NoNewPrivs|Seccomp):' /proc/self/status")
     lines = ran.stdout.split("\n")
     assert lines[0] == "1000"
-    assert lines[1:5] == ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+    assert lines[1:5] == [
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ]
 
 
 async def test_only_the_workspace_and_temporary_places_are_writable(make):
     """Everything else of the file system is read-only or not the user's."""
-    script = "for d in / /usr /etc /opt /dev /run /proc/sys /var /bin /lib; do touch $d/x 2>/dev/null && echo wrote $d; done; touch /workspace/x /tmp/x /dev/shm/x && echo ok"
+    script = (
+        "for d in / /usr /etc /opt /dev /run /proc/sys /var /bin /lib; do "
+        "touch $d/x 2>/dev/null && echo wrote $d; done; touch /workspace/x /tmp/x /dev/shm/x && echo ok"
+    )
     ran = await shell(await make(), script)
     assert ran.stdout == "ok\n"
 
 
 async def test_the_host_is_not_visible(make):
     """No home directory, no process and no device of the host."""
-    ran = await shell(await make(), "ls / | tr '\\n' ' '; ls /root /home 2>/dev/null; ls /dev | tr '\\n' ' '; ls /sys")
+    ran = await shell(
+        await make(), "ls / | tr '\\n' ' '; ls /root /home 2>/dev/null; ls /dev | tr '\\n' ' '; ls /sys"
+    )
     seen = set(ran.stdout.split())
     assert not seen & {"home", "root", "mnt", "srv", "boot", "sda", "vda", "kmsg", "mem", "firmware", "fs"}
 
 
 async def test_there_is_no_network_but_loopback(make):
     """One device, up, and nothing beyond it."""
-    ran = await shell(await make(), "cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '; cat /proc/net/route | wc -l")
+    ran = await shell(
+        await make(), "cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '; cat /proc/net/route | wc -l"
+    )
     assert ran.stdout.split() == ["lo", "1"]
 
 
@@ -130,19 +144,29 @@ async def test_output_is_cut_at_its_limit(make):
     """The program is killed, what fits is kept, the stream is marked."""
     ran = await run(await make(), "yes", output_bytes=10_000)
     assert len(ran.stdout) == 10_000
-    assert (ran.ended.reason, ran.ended.stdout_truncated, ran.ended.stderr_truncated) == ("output_limit", True, False)
+    assert (ran.ended.reason, ran.ended.stdout_truncated, ran.ended.stderr_truncated) == (
+        "output_limit",
+        True,
+        False,
+    )
 
 
 async def test_closing_the_connection_kills_the_tree(make):
     """A caller that goes away leaves nothing running."""
     sandbox = await make()
-    spec = ProgramSpec(argv=("sh", "-c", "echo up; sleep 300 & sleep 300"), env={"PATH": "/usr/bin"}, wall_time=300, output_bytes=1000, open_files=64)
+    spec = ProgramSpec(
+        argv=("sh", "-c", "echo up; sleep 300 & sleep 300"),
+        env={"PATH": "/usr/bin"},
+        wall_time=300,
+        output_bytes=1000,
+        open_files=64,
+    )
     async with start_program(sandbox, spec) as program:
         async for _, data in program:
             assert data == b"up\n"
             break
-    async with asyncio.timeout(30):
-        while (await shell(sandbox, "pgrep -c sleep || true")).stdout != "0\n":
+    async with asyncio.timeout(30):  # the end is only visible from inside, by asking
+        while (await shell(sandbox, "pgrep -c sleep || true")).stdout != "0\n":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -167,7 +191,11 @@ async def test_processes_are_limited(make):
 async def test_disk_is_limited_in_bytes_and_inodes(make):
     """Writing past the size fails with ENOSPC; so does making too many files."""
     sandbox = await make(disk_bytes=8 * MiB)
-    ran = await shell(sandbox, "head -c 20000000 /dev/zero > big; stat -c %s big; rm big; for i in $(seq 6000); do : > f$i || break; done; ls | wc -l")
+    ran = await shell(
+        sandbox,
+        "head -c 20000000 /dev/zero > big; stat -c %s big; rm big; "
+        "for i in $(seq 6000); do : > f$i || break; done; ls | wc -l",
+    )
     size, count = map(int, ran.stdout.split())
     assert size <= 8 * MiB
     assert count < 6000
@@ -200,7 +228,14 @@ async def test_sandboxes_share_nothing(make):
 
 async def test_a_terminal_is_a_terminal(make):
     """With a tty the program sees one of the asked size, and echo comes back."""
-    spec = ProgramSpec(argv=("bash", "-c", "tty; stty size; read x; echo got $x"), env={"PATH": "/usr/bin:/bin"}, tty=(33, 77), wall_time=60, output_bytes=10_000, open_files=64)
+    spec = ProgramSpec(
+        argv=("bash", "-c", "tty; stty size; read x; echo got $x"),
+        env={"PATH": "/usr/bin:/bin"},
+        tty=(33, 77),
+        wall_time=60,
+        output_bytes=10_000,
+        open_files=64,
+    )
     seen = b""
     async with start_program(await make(), spec) as program:
         await program.write_stdin(b"hello\n")
@@ -209,7 +244,8 @@ async def test_a_terminal_is_a_terminal(make):
     assert b"/dev/pts/" in seen
     assert b"33 77" in seen
     assert b"got hello" in seen
-    assert program.ended is not None and program.ended.exit_code == 0
+    assert program.ended is not None
+    assert program.ended.exit_code == 0
 
 
 async def test_many_sandboxes_at_once_leave_nothing_behind(backend: Backend):

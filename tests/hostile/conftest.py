@@ -113,7 +113,13 @@ def _disorder(http: httpx2.Client, house: RealService) -> str:
     alive = pool["ready"] + pool["making"] + pool["leased"] + pool["closing"]
     sockets = len(list((house.state_dir / "run").glob("*.sock")))
     instance = (house.state_dir / "instance").read_text().strip()
-    groups = {path.name for root in Path("/sys/fs/cgroup").rglob(f"codecell-{instance}*") for path in root.glob("sb_*")}
+    groups = {  # by os.walk, which bears that other services' groups come and go meanwhile
+        name
+        for top, names, _ in os.walk("/sys/fs/cgroup")
+        if Path(top).name.startswith(f"codecell-{instance}")
+        for name in names
+        if name.startswith("sb_")
+    }
     if pool["leased"] != 1 or pool["closing"] or pool["waiting"]:
         return f"the pool still holds what was given out: {pool}"
     if sockets > alive or len(groups) > alive:

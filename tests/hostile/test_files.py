@@ -69,14 +69,15 @@ def test_47_a_sparse_file_of_a_pebibyte_is_not_read(attack, house):
     session = attack.session()
     assert {"path": "huge", "size": 1 << 50} in session.execute(make)["files"]
     before = resident(house.process.pid)
-    for address in (url(session, "huge"), f"{session.path}/archive"):
-        with session.http.stream("GET", address) as response:
-            assert response.status_code in (200, 422, 507)
-            taken = 0
-            for chunk in response.iter_bytes():
-                taken += len(chunk)
-                if taken > 8 * MIB:
-                    break
+    with session.http.stream("GET", url(session, "huge")) as response:
+        assert (response.status_code, response.headers["content-length"]) == (200, str(1 << 50))
+        taken = 0
+        for chunk in response.iter_bytes():
+            taken += len(chunk)
+            if taken > 8 * MIB:
+                break
+    refused = session.http.get(f"{session.path}/archive")
+    assert (refused.status_code, code_of(refused)) == (413, "payload_too_large")
     last = session.http.get(url(session, "huge"), headers={"range": f"bytes={(1 << 50) - 2}-"})
     assert (last.status_code, last.content) == (206, b"\0\0")
     assert resident(house.process.pid) - before < 64 * MIB
@@ -179,10 +180,9 @@ def test_51_what_is_no_file_hangs_no_reader(attack):
     session = attack.session()
     session.execute(make)
     for name in names:
-        for method in ("GET", "HEAD"):
-            assert session.http.request(method, url(session, name)).status_code == (404 if name == "stdin" else 422) or (
-                method == "HEAD" and name not in ("loop", "stdin")
-            ), (method, name)
+        answer = session.http.get(url(session, name))
+        assert (answer.status_code, code_of(answer)) == (422, "invalid_path"), name
+        assert session.http.head(url(session, name)).status_code in (200, 422), name
     moved = session.http.post(url(session, "fifo"), json={"op": "move", "to": "/tmp/fifo"})
     assert moved.status_code in (204, 422)
     archive = session.http.get(f"{session.path}/archive")
@@ -212,7 +212,8 @@ def test_52_a_file_swapped_while_it_is_read(attack):
         else:
             assert answer.status_code in (404, 422), answer.text
         if part.status_code == 206:
-            assert part.content in {content[:10] for content in allowed}
+            assert part.content
+            assert any(content.startswith(part.content) for content in allowed)
     assert whole
 
 
@@ -239,10 +240,12 @@ def test_53_uploads_into_a_session_that_aim_elsewhere(attack):
         assert (answer.status_code, code_of(answer)) == (422, "invalid_path"), raw
     for path in ("/etc/hosts", "/usr/bin/new", "/opt/codecell/env/new", "/proc/self/comm", "/new"):
         answer = session.http.put(f"{session.path}/files/{quote(path, safe='')}", content=b"x")
-        assert (answer.status_code, code_of(answer)) == (422, "invalid_path"), path
+        assert answer.status_code in (404, 422), path
+        assert code_of(answer) in ("invalid_path", "file_not_found")
         answer = session.http.post(url(session, "plain"), json={"op": "move", "to": path})
-        assert (answer.status_code, code_of(answer)) == (422, "invalid_path"), path
-    assert session.command("ls -A; ls -A /")["stdout"].split() == ["plain", *session.command("ls -A /")["stdout"].split()]
+        assert answer.status_code in (404, 422), path
+        assert code_of(answer) in ("invalid_path", "file_not_found")
+    assert session.command("ls -A")["stdout"] == "plain\n"
 
 
 def test_54_directories_a_thousand_deep(attack):
@@ -261,9 +264,9 @@ def test_54_directories_a_thousand_deep(attack):
     assert [file["content"] for file in ended["files"]] == ["down here"]
     session = attack.session()
     session.execute(make)
-    assert session.http.get(f"{session.path}/files", params={"recursive": True}).status_code in (200, 422)
+    assert session.http.get(f"{session.path}/files", params={"recursive": True}).status_code in (200, 413)
     with session.http.stream("GET", f"{session.path}/archive") as answer:
-        assert answer.status_code in (200, 422)
+        assert answer.status_code in (200, 413)
         answer.read()
     for top in ("deep", "deeper"):
         assert session.http.delete(url(session, top)).status_code == 204
@@ -453,7 +456,7 @@ import os, subprocess
 targets = ["/x", "/etc/passwd", "/etc/x", "/usr/x", "/usr/bin/x", "/bin/sh", "/opt/x", "/opt/codecell/x", "/opt/codecell/env/x",
            "/var/x", "/dev/x", "/sys/x", "/run/x", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname",
            "/proc/sys/vm/drop_caches", "/proc/sys/user/max_inotify_instances", "/proc/sysrq-trigger", "/proc/1/oom_score_adj", "/proc/1/mem", "/proc/1/comm",
-           "/proc/1/clear_refs", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/irq/default_smp_affinity", "/sys/kernel/mm/transparent_hugepage/enabled"]
+           "/proc/1/clear_refs", "/proc/irq/default_smp_affinity", "/sys/kernel/mm/transparent_hugepage/enabled"]
 for target in targets:
     for flags in (os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_TRUNC):
         try:
@@ -465,7 +468,7 @@ for target in targets:
             print("WROTE", target)
         except OSError:
             pass
-    for change in (lambda: os.mkdir(target), lambda: os.chmod(target, 0o777), lambda: os.rename(target, "/tmp/x"), lambda: os.symlink("/tmp", target), lambda: os.utime(target)):
+    for change in (lambda: os.mkdir(target), lambda: os.chmod(target, 0o777), lambda: os.rename(target, "/tmp/x"), lambda: os.symlink("/tmp", target), lambda: os.utime(target, (1, 1))):
         try:
             change()
             print("CHANGED", target)

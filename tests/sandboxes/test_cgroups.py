@@ -69,7 +69,9 @@ def test_own_groups_are_read_from_proc():
 
 
 @pytest.mark.parametrize(("before", "first"), [(1 << 40, "memory"), (1 << 20, "memsw")])
-def test_version_1_sets_memory_and_swap_in_the_order_that_the_kernel_accepts(tmp_path: Path, before: int, first: str):
+def test_version_1_sets_memory_and_swap_in_the_order_that_the_kernel_accepts(
+    tmp_path: Path, before: int, first: str
+):
     """Lowering starts with memory, raising with memory+swap."""
     memory, memsw = tmp_path / "memory.limit_in_bytes", tmp_path / "memory.memsw.limit_in_bytes"
     for file in (memory, memsw):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

@@ -96,19 +96,27 @@ async def test_python_is_the_armed_interpreter_other_languages_are_programs(
     run: Run, guest: FakeGuest
 ) -> None:
     """Which sandbox is asked for, and what it is told to run."""
-    await run(code="print(1)", args=("a", "b"))
+    await run(code="import numpy", args=("a", "b"))
     await run(language="bash", code="echo", args=("a",))
     python, bash = guest.programs
     assert python.sandbox.spec.warm == "program"
     assert python.spec.armed
     assert python.spec.argv == ("main.py", "a", "b")
-    assert python.spec.source == ("main.py", "print(1)")
+    assert python.spec.source == ("main.py", "import numpy")
     assert python.spec.scope == "sandbox"
     assert not python.spec.stdin
     assert bash.sandbox.spec.warm == "none"
     assert not bash.spec.armed
     assert bash.spec.argv == ("bash", "main.sh", "a")
     assert bash.spec.source == ("main.sh", "echo")
+
+
+async def test_python_without_packages_takes_the_light_interpreter(run: Run, guest: FakeGuest) -> None:
+    """It is armed too; an uploaded module that imports a package counts as the program does."""
+    await run(code="import json")
+    await run(code="import mine", files=(FileIn(path="mine.py", content=b"import pandas"),))
+    assert [program.sandbox.spec.warm for program in guest.programs] == ["light", "program"]
+    assert all(program.spec.armed for program in guest.programs)
 
 
 async def test_limits_go_to_the_lease_the_key_and_the_program(run: Run, guest: FakeGuest) -> None:
