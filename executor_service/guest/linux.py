@@ -60,17 +60,17 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces for new ones: unshare(2)."""
+    """Leave namespaces for new ones, see unshare(2)."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
-    """Enter namespaces: setns(2). `fd` is a pidfd or a namespace file."""
+    """Enter namespaces. `fd` is a pidfd or a namespace file."""
     _check(_libc.setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """Mount: mount(2)."""
+    """Mount something, see the man page."""
     _check(
         _libc.mount(
             source.encode(),
@@ -84,23 +84,23 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
-    """Unmount: umount2(2)."""
+    """Unmount; lazily, unless told otherwise."""
     _check(_libc.umount2(target.encode(), flags), f"umount {target}")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """Change the root mount: pivot_root(2)."""
+    """Change the root mount, see the man page."""
     number = _PIVOT_ROOT[platform.machine()]
     _check(_libc.syscall(number, new_root.encode(), put_old.encode()), "pivot_root")
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
-    """Process attributes: prctl(2)."""
+    """Set or get an attribute of this process."""
     return _check(_libc.prctl(option, a, b, c, d), f"prctl {option}")
 
 
 def set_hostname(name: str) -> None:
-    """Name this host: sethostname(2)."""
+    """Name this UTS namespace's host."""
     raw = name.encode()
     _check(_libc.sethostname(raw, len(raw)), "sethostname")
 

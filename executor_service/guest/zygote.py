@@ -2,8 +2,9 @@
 
 The zygote is exec'd with a clean environment inside the template root, imports what its flavour needs
 ("program": the image's packages; "light": none; "kernel": the packages and ipykernel), and then only
-forks. Each child enters one sandbox's namespaces, becomes user code, and is that sandbox's *armed* interpreter: it turns into
-the program of a run, or is the session's kernel. The zygote reports the child's end through a pipe.
+forks. Each child enters one sandbox's namespaces, becomes user code, and is that sandbox's *armed*
+interpreter: it turns into the program of a run, or is the session's kernel. The zygote reports the
+child's end through a pipe.
 """
 
 from __future__ import annotations

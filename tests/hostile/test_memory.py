@@ -68,6 +68,44 @@ def test_17_many_children_sum_over_the_limit(attack):
     assert session.execute("1 + 1")["result"]["text/plain"] == "2"
 
 
+SHARED = """
+import mmap, time
+print('before', flush=True)
+memory = mmap.mmap(-1, 600 << 20)
+memory[:] = bytes(len(memory))
+time.sleep(120)
+"""
+
+
+def test_17_memory_shared_with_nobody(attack):
+    """Memory that could be shared with children, and lies in no file, counts as well."""
+    ran = attack.run(SHARED, limits={"memory_bytes": 192 * MiB, "wall_time": 60})
+    assert (ran["outcome"], ran["stdout"]) == ("out_of_memory", "before\n")
+
+
+def test_17_shared_memory_counts_once(attack):
+    """Children that look at the same pages, in a file or not, are not charged for each look."""
+    code = """
+import mmap, os, time
+memory = mmap.mmap(-1, 60 << 20)
+memory[:] = bytes(len(memory))
+with open("/dev/shm/x", "wb+") as file:
+    file.truncate(60 << 20)
+    stored = mmap.mmap(file.fileno(), 60 << 20)
+stored[:] = bytes(len(stored))
+for _ in range(4):
+    if os.fork() == 0:
+        memory[:] = bytes(len(memory))
+        stored[:] = bytes(len(stored))
+        time.sleep(1)
+        os._exit(0)
+for _ in range(4):
+    print(os.wait()[1])
+"""
+    ran = attack.run(code, limits={"memory_bytes": 320 * MiB, "wall_time": 60})
+    assert (ran["outcome"], ran["stdout"]) == ("ok", "0\n" * 4)
+
+
 FILL = """
 import os
 def fill(path):
@@ -137,7 +175,7 @@ import ctypes, mmap, time
 print('before', flush=True)
 kept, libc, PAGEOUT = [], ctypes.CDLL(None), 21
 for _ in range(40):
-    memory = mmap.mmap(-1, 16 << 20)
+    memory = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory[:] = bytes(range(256)) * (len(memory) // 256)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), PAGEOUT)
