@@ -358,13 +358,13 @@ class FakeKernel:
         self.died.set()
 
     async def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int
+        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
     ) -> AsyncGenerator[Event | KernelDone, None]:
         assert self._cell is None, "one execution at a time"
         if self.died.is_set():
             yield KernelDone(status="died")
             return
-        self.count += 1
+        self.count += not silent
         cell = self._cell = Cell(self, asyncio.Queue(), allow_input, output_bytes)
         self.over_limit.clear()
         task = asyncio.create_task(self._run(code, cell))

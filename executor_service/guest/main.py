@@ -132,7 +132,7 @@ class Guest:
             self._configure(request)
             send_json(connection, {"type": "ok"})
         elif op == "stats":
-            send_json(connection, {"type": "stats", "kills": self._killed(), "peak_memory_bytes": self._peak})
+            send_json(connection, {"type": "stats", **self._stats()})
         elif op == "kernel_signal":
             self._signal_kernel(signal.Signals[request["signal"]])
             send_json(connection, {"type": "ok"})
@@ -244,6 +244,16 @@ class Guest:
         else:
             used = armed if request.get("armed") else None
             Handler(connection, self._identity, self._lease, self._killed, used, _nothing).run()
+
+    def _stats(self) -> dict[str, Any]:
+        """What a backend without cgroups asks for; the time of programs that their zygote reaped is missing."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        alive = sum(process.cpu_time for process in procs.user_processes(procs.snapshot()))
+        return {
+            "kills": self._killed(),
+            "peak_memory_bytes": self._peak,
+            "cpu_time": ended.ru_utime + ended.ru_stime + alive,
+        }
 
     def _killed(self) -> int:
         return int(struct.unpack("Q", self._kills[:])[0])

@@ -36,7 +36,7 @@ from executor_service.guest.protocol import (
 )
 from executor_service.guest.state import Armed, Lease
 
-STDIN_BUFFER = 64 * 1024 * 1024
+STDIN_BUFFER = 1024 * 1024  # read ahead of the program; past it the service has to wait
 OUT_BUFFER = 1024 * 1024
 CPU_INTERVAL = 0.1
 LAST_WORDS = 1.0  # seconds that output written before the end may take to be read
@@ -181,7 +181,8 @@ class Handler:
     def _poller(self) -> select.poll:
         poll = select.poll()
         poll.register(self._status_fd, select.POLLIN)
-        wants = select.POLLRDHUP | select.POLLIN
+        # Not reading makes the service wait; its closing is seen all the same.
+        wants = select.POLLRDHUP | (select.POLLIN if len(self._stdin_data) < STDIN_BUFFER else 0)
         poll.register(self._connection, wants | (select.POLLOUT if self._outgoing else 0))
         if len(self._outgoing) < OUT_BUFFER:
             for fd in self._outputs:
@@ -220,7 +221,9 @@ class Handler:
         """Talk with the service; False when it has gone."""
         if events & select.POLLOUT and not self._flush():
             return False
-        if events & (select.POLLIN | select.POLLRDHUP | select.POLLHUP | select.POLLERR):
+        if events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) and not events & select.POLLIN:
+            return False
+        if events & select.POLLIN:
             try:
                 data = self._connection.recv(CHUNK)
             except BlockingIOError:
@@ -241,8 +244,6 @@ class Handler:
             payload = bytes(self._incoming[HEADER.size : HEADER.size + length])
             del self._incoming[: HEADER.size + length]
             if kind is Kind.STDIN:
-                if len(self._stdin_data) + length > STDIN_BUFFER:
-                    raise ProtocolError("more standard input than the program reads")
                 self._stdin_data += payload
                 self._feed()
             elif kind is Kind.JSON:

@@ -93,7 +93,7 @@ class Kernel:
             await asyncio.wait([self._task])
 
     async def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int
+        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
     ) -> AsyncGenerator[Event | KernelDone, None]:
         """Execute `code`; what it shows, in order, and last a `KernelDone`.
 
@@ -103,6 +103,7 @@ class Kernel:
             code: one cell.
             allow_input: whether `input()` asks (`InputRequest`, see `answer`) or fails at once.
             output_bytes: at most so many bytes of stdout, and so many of stderr.
+            silent: leave no trace in history and execution count.
 
         Raises:
             RuntimeError: an execution is in progress.
@@ -112,7 +113,7 @@ class Kernel:
         if self.died.is_set():
             yield KernelDone(status="died", exit_code=self._exit_code, signal=self._signal_name)
             return
-        request = self._request("execute_request", _execute_content(code, allow_input))
+        request = self._request("execute_request", _execute_content(code, allow_input, silent))
         present = self._present = _Present(Execution(request["msg_id"], output_bytes=output_bytes))
         self.over_limit.clear()
         try:
@@ -277,11 +278,11 @@ class _Present:
             self._queue.get_nowait()
 
 
-def _execute_content(code: str, allow_input: bool) -> dict[str, Json]:
+def _execute_content(code: str, allow_input: bool, silent: bool) -> dict[str, Json]:
     return {
         "code": code,
-        "silent": False,
-        "store_history": True,
+        "silent": silent,
+        "store_history": not silent,
         "user_expressions": {},
         "allow_stdin": allow_input,
         "stop_on_error": False,

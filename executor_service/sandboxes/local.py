@@ -79,7 +79,11 @@ class LocalSandbox:
         if self.group:
             return Usage(cpu_time=self.group.cpu_time(), peak_memory_bytes=self.group.peak_memory())
         stats = await self._stats()
-        return Usage(cpu_time=None, peak_memory_bytes=stats.get("peak_memory_bytes"))
+        cpu_time, peak = stats.get("cpu_time"), stats.get("peak_memory_bytes")
+        return Usage(
+            cpu_time=cpu_time if isinstance(cpu_time, float) else None,
+            peak_memory_bytes=peak if isinstance(peak, int) else None,
+        )
 
     async def oom_kills(self) -> int:
         """How many processes the memory limit has killed since creation."""

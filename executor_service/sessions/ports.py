@@ -54,7 +54,7 @@ class KernelPort(Protocol):
     def over_limit(self) -> asyncio.Event: ...
 
     def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int
+        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
     ) -> AsyncGenerator[Event | KernelDone, None]: ...
 
     async def answer(self, text: str) -> None: ...
@@ -87,7 +87,7 @@ class Guest:
         kernel = await Kernel.connect(sandbox, fresh=fresh)
         if env:
             code = f"import os as _os; _os.environ.update({dict(env)!r}); del _os"
-            async for _ in kernel.execute(code, output_bytes=65536):
+            async for _ in kernel.execute(code, output_bytes=65536, silent=True):
                 pass
         return kernel
 

@@ -104,7 +104,7 @@ def test_28_thread_bomb(attack):
 
 
 KILL_ALL = """
-import os, signal, time
+import os, signal
 print('before', flush=True)
 for pid in sorted(map(int, filter(str.isdigit, os.listdir('/proc')))):
     for number in (signal.SIGTERM, signal.SIGSTOP, signal.SIGKILL):
@@ -113,9 +113,10 @@ for pid in sorted(map(int, filter(str.isdigit, os.listdir('/proc')))):
                 os.kill(pid, number)
         except OSError:
             pass
-os.kill(-1, signal.SIGKILL)
-time.sleep(1)
-print('still here')
+try:
+    os.kill(-1, signal.SIGKILL)
+except OSError:
+    pass  # there is nobody else
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -207,7 +208,6 @@ import os, threading, time
 def chatter():
     while True:
         print('late', flush=True)
-        os.write(1, b'late\\n')
         time.sleep(0.005)
 threading.Thread(target=chatter, daemon=True).start()
 """
