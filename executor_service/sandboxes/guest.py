@@ -29,8 +29,7 @@ class ProgramSpec:
     """One program to run in a sandbox; times in seconds, sizes in bytes.
 
     `armed`: the warm interpreter becomes the program; `argv` is then its `sys.argv`. `source` is a
-    workspace path and a text written there first. `scope` is kept for readers: a sandbox's only
-    program, or one operation among others.
+    workspace path and a text written there first.
     """
 
     argv: tuple[str, ...]
@@ -40,7 +39,6 @@ class ProgramSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bool = False
     tty: tuple[int, int] | None = None
-    scope: Literal["sandbox", "operation"] = "operation"
     wall_time: float
     cpu_time: float | None = None
     output_bytes: int
@@ -110,7 +108,6 @@ class Program:
             "env": dict(spec.env),
             "stdin": spec.stdin,
             "tty": None if spec.tty is None else {"rows": spec.tty[0], "cols": spec.tty[1]},
-            "scope": spec.scope,
             "limits": {
                 "wall_time": spec.wall_time,
                 "cpu_time": spec.cpu_time,

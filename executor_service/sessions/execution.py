@@ -250,7 +250,7 @@ class Execution:
             files_truncated=truncated,
             duration=seconds,
             usage=used(before.usage, after.usage, None),
-            state_lost=self._holder.take_lost() or died,
+            state_lost=self._holder.take_lost() or died or self._killed,
         )
         self._operation.complete(fields)
 

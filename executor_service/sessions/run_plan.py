@@ -123,7 +123,6 @@ def _program(request: RunRequest, offer: Offer, main: str, limits: Limits) -> Pr
         armed=offer.armed,
         env=environment(offer.language.env, request.env, cpus=limits.cpus),
         stdin=bool(request.stdin),
-        scope="sandbox",
         wall_time=limits.wall_time,
         cpu_time=limits.cpu_time,
         output_bytes=limits.output_bytes,

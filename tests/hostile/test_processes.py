@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hostile.watching import PROMPT, marker, processes_with, stream, until
 
@@ -121,26 +123,42 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+# With one uid for all, as an ordinary user, the guest's handlers can be killed too, but for process 1.
+DEATHS = {"error"} if os.geteuid() == 0 else {"error", "sandbox_died"}
+
+
 def test_29_killing_all_that_it_can_see_in_a_run(attack):
-    """A run that kills everything kills itself at most; the end is prompt and typed."""
+    """A run that kills everything kills nothing but itself; the end is prompt and typed."""
     ran = attack.run(KILL_ALL)
-    assert ran["outcome"] == "error"
-    assert ran["signal"] == "SIGKILL"
+    assert ran["outcome"] in DEATHS
+    assert ran["signal"] == "SIGKILL" or ran["outcome"] == "sandbox_died"
     assert ran["stdout"].startswith("before\n")
+    assert ran["duration"] < PROMPT
 
 
 def test_29_killing_all_that_it_can_see_in_a_session(attack):
-    """A command that kills everything may cost the kernel, which is told; the session goes on."""
+    """Code that kills everything costs the kernel, which is told; the session goes on or is closed."""
     session = attack.session()
     session.execute("kept = 7")
-    ran = session.command("python3 -", stdin=KILL_ALL)
-    assert ran["outcome"] in ("error", "sandbox_died")
+    assert session.command("python3 -", stdin=KILL_ALL)["outcome"] in DEATHS
+    if gone(attack, session):
+        return
     again = session.execute("'kept' in globals()")
-    assert again["outcome"] == "ok"
-    assert again["result"]["text/plain"] == str(not again["state_lost"])
-    ran = session.execute(KILL_ALL)
-    assert (ran["outcome"], ran["error"]["name"], ran["state_lost"]) == ("error", "KernelDied", True)
+    assert again["state_lost"] is True
+    assert again["outcome"] == "ok" or again["error"]["name"] == "KernelDied"
     assert session.execute("1 + 1")["result"]["text/plain"] == "2"
+    ran = session.execute(KILL_ALL)
+    assert ran["outcome"] in DEATHS
+    if not gone(attack, session):
+        assert (ran["error"]["name"], ran["state_lost"]) == ("KernelDied", True)
+        assert session.execute("1 + 1")["result"]["text/plain"] == "2"
+
+
+def gone(attack, session):
+    """Whether the session was closed, which only an ordinary user's may be."""
+    closed = attack.http.get(session.path).status_code == 410
+    assert not (closed and os.geteuid() == 0)
+    return closed
 
 
 @pytest.mark.parametrize("how", ["os._exit(0)", "sys.exit(0)", "exit(0)", "quit()", "raise SystemExit"])
