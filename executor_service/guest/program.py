@@ -39,6 +39,7 @@ from executor_service.guest.state import Armed, Lease
 STDIN_BUFFER = 1024 * 1024  # read ahead of the program; past it the service has to wait
 OUT_BUFFER = 1024 * 1024
 CPU_INTERVAL = 0.1
+LINGER = 5.0  # seconds that the service may take to read the end and close
 LAST_WORDS = 1.0  # seconds that output written before the end may take to be read
 
 
@@ -132,7 +133,7 @@ class Handler:
         return [in_read, out_write, err_write], [out_read, err_read, self._stdin]
 
     def _refuse(self, error: OSError) -> None:
-        self._connection.setblocking(True)
+        self._connection.setblocking(False)
         self._reason, self._detail = (
             "spawn",
             f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
@@ -369,7 +370,8 @@ class Handler:
                 "peak_memory_bytes": None,
             }
         )
-        self._flush(wait=True)
+        if self._flush(wait=True):
+            self._linger()
 
     def _say(self, message: dict[str, Any]) -> None:
         self._outgoing += pack_json(message)
@@ -377,17 +379,33 @@ class Handler:
 
     def _flush(self, wait: bool = False) -> bool:
         """Send what fits (all of it, if `wait`); False when the service has gone."""
-        if wait:
-            self._connection.setblocking(True)
         try:
             while self._outgoing:
-                del self._outgoing[: self._connection.send(self._outgoing)]
-        except BlockingIOError:
-            return True
+                try:
+                    del self._outgoing[: self._connection.send(self._outgoing)]
+                except BlockingIOError:
+                    if not wait:
+                        return True
+                    self._await_room()
         except OSError:
             self._outgoing.clear()
             return False
         return True
+
+    def _await_room(self) -> None:
+        """Once all has ended: wait until the service reads, which it may do only when its own words are taken."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN | select.POLLOUT)
+        if poll.poll()[0][1] & select.POLLIN and not self._connection.recv(CHUNK):
+            raise BrokenPipeError
+
+    def _linger(self) -> None:
+        """Let the service close first: closing on input that nobody reads would cost it what was said last."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+            self._connection.settimeout(LINGER)
+            while self._connection.recv(CHUNK):
+                pass
 
 
 def _resize(fd: int, size: dict[str, Any]) -> None:

@@ -179,7 +179,7 @@ class Program:
 
     async def _send(self, frame: bytes) -> None:
         assert self._writer is not None
-        with contextlib.suppress(OSError):  # it has ended: the reading side tells how
+        with contextlib.suppress(OSError, RuntimeError):  # it has ended: the reading side tells how
             self._writer.write(frame)
             await self._writer.drain()
 

@@ -103,7 +103,6 @@ async def test_python_is_the_armed_interpreter_other_languages_are_programs(
     assert python.spec.armed
     assert python.spec.argv == ("main.py", "a", "b")
     assert python.spec.source == ("main.py", "import numpy")
-    assert python.spec.scope == "sandbox"
     assert not python.spec.stdin
     assert bash.sandbox.spec.warm == "none"
     assert not bash.spec.armed
