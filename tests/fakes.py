@@ -416,6 +416,9 @@ class FakeKernel:
         self._cell.asking = False
         self._cell.answers.put_nowait(text)
 
+    async def limit_open_files(self, number: int) -> None:
+        self.open_files = number
+
     async def interrupt(self) -> None:
         self.interrupts += 1
         if self._cell is not None:

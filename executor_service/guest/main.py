@@ -113,6 +113,7 @@ class Guest:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        self._interval = SAMPLE_INTERVAL  # whatever begins, a slow rhythm is over
         connection.settimeout(REQUEST_TIMEOUT)
         try:
             self._dispatch(connection, recv_json(connection, MAX_REQUEST))
@@ -133,6 +134,9 @@ class Guest:
             send_json(connection, {"type": "ok"})
         elif op == "stats":
             send_json(connection, {"type": "stats", **self._stats()})
+        elif op == "kernel_limits":
+            self._limit_kernel(int(request["open_files"]))
+            send_json(connection, {"type": "ok"})
         elif op == "kernel_signal":
             self._signal_kernel(signal.Signals[request["signal"]])
             send_json(connection, {"type": "ok"})
@@ -176,6 +180,13 @@ class Guest:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._armed.pidfd, number)
 
+    def _limit_kernel(self, open_files: int) -> None:
+        if self._armed:
+            with contextlib.suppress(ProcessLookupError):
+                _, hard = resource.prlimit(self._armed.pid, resource.RLIMIT_NOFILE)
+                soft = min(open_files, hard)
+                resource.prlimit(self._armed.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
     def _configure(self, request: dict[str, Any]) -> None:
         self._lease = Lease(
             memory_bytes=int(request["memory_bytes"]),
@@ -218,10 +229,8 @@ class Guest:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._listener.close()
-            self._boot.close()
             connection.settimeout(None)
-            self._handle(connection, request, armed)
+            self._handle(connection, request, self._keep_needed(connection, request, armed))
             os._exit(0)
         except (EOFError, OSError):
             pass  # the service went away, or the sandbox is ending
@@ -231,6 +240,18 @@ class Guest:
                 send_json(connection, {"type": "error", "code": "sandbox_failed", "detail": detail})
         finally:
             os._exit(1)
+
+    def _keep_needed(
+        self, connection: socket.socket, request: dict[str, Any], armed: Armed | None
+    ) -> Armed | None:
+        """Close every descriptor that this operation has no use for."""
+        keep = [connection.fileno()]
+        if armed and request["op"] == "kernel":
+            keep.append(armed.status)
+        elif armed and request["op"] == "program" and request.get("armed"):
+            keep += [armed.status, armed.pidfd, armed.control.fileno()]
+        channel.close_others(keep)
+        return armed
 
     def _handle(self, connection: socket.socket, request: dict[str, Any], armed: Armed | None) -> None:
         if request["op"] == "fs":

@@ -44,19 +44,29 @@ def become_user(identity: Identity, processes: int | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if processes is not None:
         resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-    if identity.many_uids:
-        _switch_uid(USER, identity)
-    else:
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # /proc/self is ours to write only when dumpable
-        _enter_own_user_namespace()
+    _take_users_place(identity)
     _seal(identity)
     _die_first()
 
 
 def become_file_helper(identity: Identity) -> None:
-    """Become the user for a file operation: the same rights, but never visible to a debugger."""
-    become_user(identity)
+    """Become the user for a file operation: the same rights, but not for an instant open to a debugger.
+
+    So it is not first to die: writing that down would need it dumpable, while code of the same uid may watch.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _take_users_place(identity)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    _seal(identity)
+
+
+def _take_users_place(identity: Identity) -> None:
+    """The user's uid; with one uid for all, a user namespace of its own, which no other process can trace into."""
+    if identity.many_uids:
+        _switch_uid(USER, identity)
+    else:
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # /proc/self is ours to write only when dumpable
+        _enter_own_user_namespace()
 
 
 def become_relay(identity: Identity) -> None:

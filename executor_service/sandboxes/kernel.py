@@ -31,6 +31,7 @@ __all__ = ["Kernel", "KernelDone"]
 
 PENDING = 256  # events that may wait for the caller
 CONNECT_TIME = 30.0  # seconds until a kernel must be ready
+OPEN_FILES = 1024  # a kernel starts with the default limit
 SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal
 MISSING_TIME = 2.0  # seconds that the reply and the idle status may lie apart
 START_TIME = 1.0  # seconds that an interrupt waits for its execution to have begun
@@ -42,6 +43,7 @@ class Kernel:
     def __init__(self, sandbox: Sandbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Use `connect`."""
         self.died = asyncio.Event()  # also set by close
+        self._open_files = OPEN_FILES
         self.over_limit = asyncio.Event()  # the present execution passed a limit and was interrupted
         self._sandbox, self._reader, self._writer = sandbox, reader, writer
         self._messages = Messages(key=b"none", check_pid=False)
@@ -155,14 +157,27 @@ class Kernel:
                     await self._present.started.wait()
         await self._signal("SIGINT")
 
+    async def limit_open_files(self, number: int) -> None:
+        """How many descriptors the kernel may have from now on.
+
+        Raises:
+            SandboxFailed: the guest is gone or does not answer.
+        """
+        if number != self._open_files:
+            await self._tell({"op": "kernel_limits", "open_files": number})
+            self._open_files = number
+
     async def _signal(self, name: str) -> None:
+        await self._tell({"op": "kernel_signal", "signal": name})
+
+    async def _tell(self, order: dict[str, Any]) -> None:
         reader, writer = await self._sandbox.connect()
         try:
             async with asyncio.timeout(SIGNAL_TIME):
-                await send_json(writer, {"v": protocol.VERSION, "op": "kernel_signal", "signal": name})
+                await send_json(writer, {"v": protocol.VERSION, **order})
                 await read_json(reader)
         except (EOFError, ProtocolError, TimeoutError) as error:
-            raise SandboxFailed("the guest did not deliver a signal") from error
+            raise SandboxFailed(f"the guest did not carry out {order['op']}") from error
         finally:
             abandon(writer)
 

@@ -29,7 +29,7 @@ getsockopt get_thread_area gettid gettimeofday getuid getxattr getxattrat inotif
 inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit
 ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown
 lgetxattr link linkat listen listmount listxattr listxattrat llistxattr lremovexattr lseek lsetxattr
-lstat madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mkdir mkdirat mlock mlock2
+lstat madvise map_shadow_stack membarrier memfd_create mincore mkdir mkdirat mlock mlock2
 mknod mknodat mlockall mmap modify_ldt mprotect mq_getsetattr mq_notify mq_open mq_timedreceive
 mq_timedsend mq_unlink
 mremap mseal msgctl msgget msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep
@@ -74,8 +74,10 @@ class UnsupportedMachine(RuntimeError):
     """This processor's system call table is not known here."""
 
 
-def program(machine: str | None = None) -> bytes:
+def program(machine: str | None = None, *, denied: Iterable[str] = ()) -> bytes:
     """The filter for `machine` (default: this one), 8 bytes an instruction.
+
+    `denied` are calls of the list that are left out all the same.
 
     Raises:
         UnsupportedMachine: neither x86_64 nor aarch64.
@@ -84,7 +86,7 @@ def program(machine: str | None = None) -> bytes:
     if machine not in _ARCHITECTURES:
         raise UnsupportedMachine(f"no seccomp filter for {machine}; x86_64 and aarch64 are supported")
     resolve = _resolver(machine)
-    allowed = ranges(number for name in ALLOWED if (number := resolve(name)) >= 0)
+    allowed = ranges(number for name in {*ALLOWED} - {*denied} if (number := resolve(name)) >= 0)
     deny, allow = _return(_ERRNO | errno.EPERM), _return(_ALLOW)
     code: list[Instruction] = [
         _load(_ARCH),

@@ -22,7 +22,7 @@ from executor_service.sessions.outcome import Verdict, classify
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import GuestPort, ProgramPort
 from executor_service.sessions.program_fields import program_fields, used
-from executor_service.sessions.pump import feed, pump
+from executor_service.sessions.pump import feed, feeding, pump
 from executor_service.sessions.readings import Reading, read_meters
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Command:
         self._on_lost = on_lost
         self._program: ProgramPort | None = None
         self._entered = asyncio.Event()
+        self._feeding: asyncio.Task[None] | None = None
         self._stopped: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -91,6 +92,8 @@ class Command:
         if not self._stdin_open:
             raise NotWaitingForInput("the command's input is closed")
         await self._entered.wait()
+        if self._feeding is not None:  # what came with the command comes first
+            await asyncio.wait([self._feeding])
         if self._program is None:
             raise NotWaitingForInput("the command has ended")
         self._stdin_open = not close
@@ -138,10 +141,10 @@ class Command:
         try:
             async with self._guest.program(self._sandbox, self._spec) as program:
                 self._program = program
-                if self._spec.stdin:
-                    await feed(program, self._stdin, close=not self._stdin_open)
-                self._entered.set()
-                return await pump(program, self._operation.journal, limit=self._spec.output_bytes)
+                close = self._spec.stdin and not self._stdin_open
+                async with feeding(program, self._stdin, close=close) as self._feeding:
+                    self._entered.set()
+                    return await pump(program, self._operation.journal, limit=self._spec.output_bytes)
         except SandboxFailed:
             return None
         finally:

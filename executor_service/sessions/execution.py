@@ -129,6 +129,7 @@ class Execution:
     async def _consume(self) -> None:
         """Pass on what the kernel shows, to the end."""
         cell = self._cell
+        await self._kernel.limit_open_files(cell.limits.open_files)
         events = self._kernel.execute(
             cell.code, allow_input=cell.allow_input, output_bytes=cell.limits.output_bytes
         )

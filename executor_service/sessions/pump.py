@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from executor_service.errors import SandboxFailed
 from executor_service.events import Stage
 from executor_service.sandboxes.guest import Ended
@@ -42,3 +46,14 @@ async def feed(program: ProgramPort, stdin: bytes, *, close: bool) -> None:
         await program.write_stdin(stdin)
     if close:
         await program.close_stdin()
+
+
+@asynccontextmanager
+async def feeding(program: ProgramPort, stdin: bytes, *, close: bool) -> AsyncIterator[asyncio.Task[None]]:
+    """Feed a program within this block: it may print before it has read, and must be heard to go on."""
+    task = asyncio.create_task(feed(program, stdin, close=close))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -18,7 +18,7 @@ from executor_service.sessions.outcome import Verdict, classify, classify_compil
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import GuestPort, ProgramPort
 from executor_service.sessions.program_fields import compile_fields, file_fields, program_fields, used
-from executor_service.sessions.pump import feed, pump
+from executor_service.sessions.pump import feeding, pump
 from executor_service.sessions.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
@@ -132,10 +132,9 @@ class Run:
         try:
             async with self._guest.program(self._sandbox, spec) as program:
                 self._program = program
-                if spec.stdin:
-                    await feed(program, stdin, close=True)
                 stage: Stage | None = "compile" if compiling else None
-                return await pump(program, self._operation.journal, limit=spec.output_bytes, stage=stage)
+                async with feeding(program, stdin, close=spec.stdin):
+                    return await pump(program, self._operation.journal, limit=spec.output_bytes, stage=stage)
         except SandboxFailed:
             return None
         finally:

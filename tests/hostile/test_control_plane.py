@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the attacking programs are text)
 """Cases 78 to 80: another key's things, dirty or dead sandboxes, what a killed service leaves, injection by text."""
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ import httpx2
 import pytest
 import websockets
 from conftest import RealService
+from hostile.conftest import processes_below
 
 from executor_service.images import BuiltImage
-
-from .conftest import processes_below
 
 pytestmark = pytest.mark.hostile
 
@@ -95,19 +95,25 @@ def test_78_another_keys_session_on_every_verb(shared):
         at = f"/v1/sessions/{session}"
         mine.put(f"{at}/files/secret", content=b"secret text").raise_for_status()
         mine.post(f"{at}/executions", json={"code": "treasure = 42"}).raise_for_status()
-        execution = mine.post(f"{at}/executions", json={"code": "1", "detach": True}).raise_for_status().json()["id"]
-        command = mine.post(f"{at}/commands", json={"command": "cat", "detach": True}).raise_for_status().json()["id"]
+        execution = (
+            mine.post(f"{at}/executions", json={"code": "1", "detach": True}).raise_for_status().json()["id"]
+        )
+        command = (
+            mine.post(f"{at}/commands", json={"command": "cat", "detach": True})
+            .raise_for_status()
+            .json()["id"]
+        )
         sleep = {"language": "python", "code": "import time; time.sleep(60)", "detach": True}
         run = mine.post("/v1/runs", json=sleep).raise_for_status().json()["id"]
         nothing = [each[:4] + "0" * (len(each) - 4) for each in (session, execution, command, run)]
-        real = {each: word for each, word in zip((session, execution, command, run), "abcd", strict=True)}
-        fake = {each: word for each, word in zip(nothing, "abcd", strict=True)}
+        real = dict(zip((session, execution, command, run), "abcd", strict=True))
+        fake = dict(zip(nothing, "abcd", strict=True))
         for there, not_there in zip(verbs(session, execution, command, run), verbs(*nothing), strict=True):
             method, path, more = there
             seen = told(theirs.request(method, path, **more), real)
             unknown = told(theirs.request(not_there[0], not_there[1], **not_there[2]), fake)
             assert seen == unknown, there
-            assert seen[0] in (404, 204) and (seen[0] == 404 or method == "DELETE"), there
+            assert seen[0] in ((404, 204) if method == "DELETE" else (404,)), there
         for query in ("", "?metadata.chat=42", "?limit=1000"):
             assert theirs.get(f"/v1/sessions{query}").json()["items"] == []
         _terminal_is_refused(shared, session)
@@ -178,7 +184,11 @@ def test_79_no_sandbox_is_handed_out_twice(attack):
     def one(number: int) -> tuple[str, str, str]:
         ended = attack.run(PRISTINE, args=[f"mark{number}"], env={"MARK": f"mark{number}"}, collect=["*"])
         assert ended["outcome"] == "ok", ended
-        return ended["stdout"], f"[] [] [] mark{number}\n", "".join(sorted(file["path"] for file in ended["files"]))
+        return (
+            ended["stdout"],
+            f"[] [] [] mark{number}\n",
+            "".join(sorted(file["path"] for file in ended["files"])),
+        )
 
     with ThreadPoolExecutor(12) as pool:
         for number, (seen, wanted, files) in enumerate(pool.map(one, range(40))):
@@ -275,11 +285,23 @@ def test_79_what_a_killed_service_leaves(python_image, tmp_path):
     try:
         with httpx2.Client(base_url=service.url, timeout=60) as http:
             session = http.post("/v1/sessions", json={}).raise_for_status().json()["id"]
-            http.post(f"/v1/sessions/{session}/commands", json={"command": "setsid sleep 600 & nohup sleep 600 & cat", "detach": True}).raise_for_status()
-            http.post(f"/v1/sessions/{session}/executions", json={"code": BUSY, "detach": True}).raise_for_status()
-            run = http.post("/v1/runs", json={"language": "python", "code": BUSY, "detach": True}).raise_for_status().json()["id"]
+            http.post(
+                f"/v1/sessions/{session}/commands",
+                json={"command": "setsid sleep 600 & nohup sleep 600 & cat", "detach": True},
+            ).raise_for_status()
+            http.post(
+                f"/v1/sessions/{session}/executions", json={"code": BUSY, "detach": True}
+            ).raise_for_status()
+            run = (
+                http.post("/v1/runs", json={"language": "python", "code": BUSY, "detach": True})
+                .raise_for_status()
+                .json()["id"]
+            )
             deadline = time.monotonic() + 20
-            while http.get(f"/v1/runs/{run}").json()["stdout"].count("started") < 4 and time.monotonic() < deadline:
+            while (
+                http.get(f"/v1/runs/{run}").json()["stdout"].count("started") < 4
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
         below = processes_below(service.process.pid)
         assert len(below) > 12
@@ -298,7 +320,11 @@ def test_79_what_a_killed_service_leaves(python_image, tmp_path):
             most = pool["ready"] + pool["making"] + pool["leased"] + pool["closing"]
             assert not had_groups & groups_of(state)
             assert len(list((state / "run").glob("*.sock"))) <= most
-            answer = http.post("/v1/runs", json={"language": "python", "code": "print(6 * 7)"}).raise_for_status().json()
+            answer = (
+                http.post("/v1/runs", json={"language": "python", "code": "print(6 * 7)"})
+                .raise_for_status()
+                .json()
+            )
             assert answer["stdout"] == "42\n"
             assert http.get(f"/v1/sessions/{session}").status_code == 404
             below = processes_below(following.process.pid)
@@ -343,7 +369,12 @@ def test_79_what_the_service_was_started_with_does_not_reach_programs(python_ima
         "print(int(lines['SigIgn'], 16) & ~(1 << 12 | 1 << 24), int(lines['SigBlk'], 16), oct(os.umask(0)), sorted(map(int, os.listdir('/proc/self/fd')))[:3], open('/etc/passwd').read()[:5])\n"
     )
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-c", start, str(tmp_path / "state")], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", start, str(tmp_path / "state")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     assert process.stdout is not None
     try:
         address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
@@ -368,7 +399,10 @@ NASTY = "x\r\nInjected: 1\n2026-01-01T00:00:00Z error forged line\x1b[2J\u202e';
 def test_80_injection_through_names_and_metadata(attack, house):
     """Text in metadata, names, ids, queries and headers stays text: in answers, in headers, and on one line of the log."""
     http = attack.http
-    session = attack.session(metadata={NASTY[:100]: NASTY, "__proto__": "x", "a.b": "c"}, env={"NAME": NASTY, "BASH_ENV": "/tmp/evil"})
+    session = attack.session(
+        metadata={NASTY[:100]: NASTY, "__proto__": "x", "a.b": "c"},
+        env={"NAME": NASTY, "BASH_ENV": "/tmp/evil"},
+    )
     assert http.get(session.path).json()["metadata"][NASTY[:100]] == NASTY
     found = http.get("/v1/sessions", params={f"metadata.{NASTY[:100]}": NASTY}).json()["items"]
     assert [each["id"] for each in found] == [session.id]
@@ -378,13 +412,24 @@ def test_80_injection_through_names_and_metadata(attack, house):
     assert ended["stdout"] == f"{[NASTY, '--', '-c', '; id', '$(id)', chr(10)]!r}\n"
     direct = http.post(f"{session.path}/commands", json={"argv": ["printf", "%s", NASTY]}).json()
     assert direct["stdout"] == NASTY
-    asked = ("/v1/sessions/" + "%0d%0aInjected:%201", "/v1/runs/..%2f..%2fetc", f"/v1/sessions/{session.id}%00", f"/v1/sessions/{session.id}/files/a%0d%0aInjected:%201", "/%2e%2e/%2e%2e/etc/passwd", "/v1/sessions/%7B0.__class__%7D")
+    asked = (
+        "/v1/sessions/" + "%0d%0aInjected:%201",
+        "/v1/runs/..%2f..%2fetc",
+        f"/v1/sessions/{session.id}%00",
+        f"/v1/sessions/{session.id}/files/a%0d%0aInjected:%201",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/v1/sessions/%7B0.__class__%7D",
+    )
     for path in asked:
         answer = http.get(path)
         assert answer.status_code in (404, 422), path
         assert "injected" not in answer.headers
         assert answer.headers["content-type"] == "application/problem+json"
-    for body in ({"language": NASTY, "code": "1"}, {"language": "python", "code": "1", "image": NASTY}, {"language": "python", "code": "1", NASTY: 1}):
+    for body in (
+        {"language": NASTY, "code": "1"},
+        {"language": "python", "code": "1", "image": NASTY},
+        {"language": "python", "code": "1", NASTY: 1},
+    ):
         answer = http.post("/v1/runs", json=body)
         assert answer.status_code in (404, 422)
         assert answer.headers["content-type"] == "application/problem+json"
@@ -392,7 +437,9 @@ def test_80_injection_through_names_and_metadata(attack, house):
         assert http.get("/healthz", headers={"x-request-id": wanted}).headers["x-request-id"] != wanted
     assert http.get("/healthz", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     log = Path(house.log.name).read_text()
-    assert "forged line" not in log.replace("\\n", " ") or not re.search(r"^2026-01-01T00:00:00Z error", log, re.MULTILINE)
+    assert "forged line" not in log.replace("\\n", " ") or not re.search(
+        r"^2026-01-01T00:00:00Z error", log, re.MULTILINE
+    )
     assert "\x1b" not in log
     assert "Injected" not in log
 
@@ -400,22 +447,29 @@ def test_80_injection_through_names_and_metadata(attack, house):
 def test_80_injection_through_files(attack, house):
     """Paths and names with line breaks, quotes and format marks come back as they are, and break no header or stream."""
     session = attack.session()
-    name = "a\r\nSet-Cookie: x=1; \"quoted\" \u202e%s.txt"
+    name = 'a\r\nSet-Cookie: x=1; "quoted" \u202e%s.txt'
     address = f"{session.path}/files/{quote(name)}"
     assert session.http.put(address, content=b"text").status_code == 200
     answer = session.http.get(address)
     assert (answer.status_code, answer.text) == (200, "text")
     assert "set-cookie" not in answer.headers
     assert "\n" not in answer.headers["content-disposition"]
-    events = "import sys\nsys.stdout.write('data: {}\\n\\nevent: completed\\ndata: {\"outcome\": \"ok\"}\\n\\n: c\\rid: 7\\r\\n\\x85\\u2028end')\nraise SystemExit(3)"
-    with session.http.stream("POST", "/v1/runs", json={"language": "python", "code": events}, headers={"accept": "text/event-stream"}) as stream:
+    events = 'import sys\nsys.stdout.write(\'data: {}\\n\\nevent: completed\\ndata: {"outcome": "ok"}\\n\\n: c\\rid: 7\\r\\n\\x85\\u2028end\')\nraise SystemExit(3)'
+    with session.http.stream(
+        "POST",
+        "/v1/runs",
+        json={"language": "python", "code": events},
+        headers={"accept": "text/event-stream"},
+    ) as stream:
         lines = stream.read().decode().split("\n")
     names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     assert names[0] == "started"
     assert names.count("completed") == 1
     last = json.loads(next(line for line in reversed(lines) if line.startswith("data: "))[6:])
     assert (last["outcome"], last["exit_code"]) == ("error", 3)
-    written = "".join(json.loads(lines[n + 2][6:])["text"] for n, line in enumerate(lines) if line == "event: stdout")
+    written = "".join(
+        json.loads(lines[n + 2][6:])["text"] for n, line in enumerate(lines) if line == "event: stdout"
+    )
     assert written.endswith("end")
     assert "event: completed" in written
     assert "Set-Cookie" not in Path(house.log.name).read_text()

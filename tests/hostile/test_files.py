@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the attacking programs are text)
 """Cases 47 to 61: files that are not what they seem, traps where the service writes, archives, leftovers."""
 
 from __future__ import annotations
@@ -117,20 +118,28 @@ def test_49_a_link_planted_where_the_service_writes(attack):
         assert session.http.put(url(session, name), content=b"mine").status_code == 200
     assert session.http.put(url(session, "source"), content=b"mine").status_code == 200
     assert session.http.post(url(session, "source"), json={"op": "move", "to": "moved"}).status_code == 204
-    unpacked = session.http.put(f"{session.path}/archive", content=tar_of((member("directory/target"), b"mine")))
+    unpacked = session.http.put(
+        f"{session.path}/archive", content=tar_of((member("directory/target"), b"mine"))
+    )
     assert (unpacked.status_code, code_of(unpacked)) == (422, "invalid_path")
     bomb = tar_of((member("way", tarfile.SYMTYPE, "/tmp/trap"), b""), (member("way/target"), b"mine"))
     assert session.http.put(f"{session.path}/archive", content=bomb).status_code == 422
-    seen = session.command("cat /tmp/trap/target; ls /tmp/trap; readlink file dangling moved; cat file dangling moved")
+    seen = session.command(
+        "cat /tmp/trap/target; ls /tmp/trap; readlink file dangling moved; cat file dangling moved"
+    )
     assert seen["stdout"] == "untouched" + "target\n" + "mine" * 3
 
     # As Judge0's CVE-2024-28185: the next program's own text is written where the last one left a link.
-    session.execute("import os\nfor name in ('main.py', 'main.sh', 'script'): os.symlink('/tmp/trap/target', name)\n")
+    session.execute(
+        "import os\nfor name in ('main.py', 'main.sh', 'script'): os.symlink('/tmp/trap/target', name)\n"
+    )
     session.execute("echo harmless", language="bash")
     assert session.command("cat /tmp/trap/target")["stdout"] == "untouched"
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "/proc/1/environ", "/proc/self/fd/2", "/proc/1/root/etc/passwd"])
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "/proc/1/environ", "/proc/self/fd/2", "/proc/1/root/etc/passwd"]
+)
 def test_50_an_output_that_is_a_link_out(attack, target):
     """A link among the outputs is never collected, and following it gives what the sandbox's code can see, no more."""
     plant = f"import os\nos.symlink({target!r}, 'out.txt')\n"
@@ -141,7 +150,9 @@ def test_50_an_output_that_is_a_link_out(attack, target):
     session = attack.session()
     session.execute(plant)
     for path in ("out.txt", target):
-        answer = session.http.get(url(session, path) if path != target else f"{session.path}/files/{quote(target, safe='')}")
+        answer = session.http.get(
+            url(session, path) if path != target else f"{session.path}/files/{quote(target, safe='')}"
+        )
         if target == "/etc/passwd":
             assert answer.text == session.command("cat /etc/passwd")["stdout"]
             assert answer.text != Path("/etc/passwd").read_text()
@@ -156,7 +167,11 @@ def test_50_a_file_helper_has_no_file_of_the_host(attack):
     for number in range(40):
         for base in ("/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"):
             answer = session.http.get(f"{session.path}/files/{quote(f'{base}/{number}', safe='')}")
-            assert answer.status_code in (404, 422) or answer.text == processors, (base, number, answer.content[:200])
+            assert answer.status_code in (404, 422) or answer.text == processors, (
+                base,
+                number,
+                answer.content[:200],
+            )
     for name in ("environ", "mem", "maps", "cmdline", "auxv"):
         answer = session.http.get(f"{session.path}/files/{quote(f'/proc/self/{name}', safe='')}")
         assert b"house-secret" not in answer.content
@@ -174,7 +189,9 @@ def test_51_what_is_no_file_hangs_no_reader(attack):
     began = time.monotonic()
     ended = attack.run(make, collect=["*"])
     assert ended["outcome"] == "ok"
-    assert {each["path"]: each["reason"] for each in ended["files_omitted"]} == dict.fromkeys(names, "not_a_file")
+    assert {each["path"]: each["reason"] for each in ended["files_omitted"]} == dict.fromkeys(
+        names, "not_a_file"
+    )
 
     session = attack.session()
     session.execute(make)
@@ -193,7 +210,9 @@ def test_51_what_is_no_file_hangs_no_reader(attack):
 def test_52_a_file_swapped_while_it_is_read(attack):
     """What is swapped between look and read comes whole, as one version or the other, or not at all."""
     session = attack.session()
-    session.command("printf A%.0s {1..5000} > a; printf B%.0s {1..300000} > b; mkfifo f; echo secret > /tmp/s")
+    session.command(
+        "printf A%.0s {1..5000} > a; printf B%.0s {1..300000} > b; mkfifo f; echo secret > /tmp/s"
+    )
     swap = "while :; do for x in a b f /tmp/s /etc/shadow /dev/zero; do ln -sf $x n; mv -T n t; cp -f a u; mv -T u t; cp b u; mv u t; done; done"
     session.http.post(f"{session.path}/commands", json={"command": swap, "detach": True}).raise_for_status()
     allowed = (b"A" * 5000, b"B" * 300000, b"secret\n")
@@ -229,7 +248,11 @@ def test_53_uploads_that_aim_elsewhere(attack, path):
 
 def test_53_uploads_into_a_session_that_aim_elsewhere(attack):
     """`..`, NUL, a file below a file and two files that cannot both be are refused, however they are written."""
-    both = {"language": "python", "code": "1", "files": [{"path": "a", "content": ""}, {"path": "a/b", "content": ""}]}
+    both = {
+        "language": "python",
+        "code": "1",
+        "files": [{"path": "a", "content": ""}, {"path": "a/b", "content": ""}],
+    }
     refused = attack.http.post("/v1/runs", json=both)
     assert (refused.status_code, code_of(refused)) == (422, "invalid_path")
     session = attack.session()
@@ -320,7 +343,10 @@ def gnu_sparse_of(size: int) -> bytes:
         ("hard link to the root", tar_of((member("l", tarfile.LNKTYPE, "/etc/passwd"), b""))),
         ("device", tar_of((member("d", tarfile.CHRTYPE), b""))),
         ("fifo", tar_of((member("d", tarfile.FIFOTYPE), b""))),
-        ("link and through it", tar_of((member("s", tarfile.SYMTYPE, "."), b""), (member("s/../../up"), b"x"))),
+        (
+            "link and through it",
+            tar_of((member("s", tarfile.SYMTYPE, "."), b""), (member("s/../../up"), b"x")),
+        ),
         ("gzip bomb", __import__("gzip").compress(tar_of((member("zeros"), bytes(64 * MIB))))),
         ("zip", b"PK\x03\x04" + bytes(2000)),
         ("noise", bytes(range(256)) * 40),
@@ -333,14 +359,22 @@ def gnu_sparse_of(size: int) -> bytes:
 def test_56_archives_that_are_bombs_or_aim_elsewhere(attack, house, name, archive):
     """An archive that leaves the directory or does not fit is refused; nothing is outside, nothing is half there."""
     session = attack.session(limits={"disk_bytes": 64 * MIB})
-    before = session.command("find / -xdev -newermt @0 -not -path '/proc/*' -not -path '/usr/*' 2>/dev/null | sort")["stdout"]
+    before = session.command(
+        "find / -xdev -newermt @0 -not -path '/proc/*' -not -path '/usr/*' 2>/dev/null | sort"
+    )["stdout"]
     memory = resident(house.process.pid)
     began = time.monotonic()
     answer = session.http.put(f"{session.path}/archive", content=archive)
     assert time.monotonic() - began < PROMPT
-    assert (answer.status_code, code_of(answer)) in ((422, "invalid_path"), (422, "invalid_request"), (507, "disk_full"))
+    assert (answer.status_code, code_of(answer)) in (
+        (422, "invalid_path"),
+        (422, "invalid_request"),
+        (507, "disk_full"),
+    )
     assert resident(house.process.pid) - memory < 160 * MIB
-    after = session.command("find / -xdev -newermt @0 -not -path '/proc/*' -not -path '/usr/*' 2>/dev/null | sort")["stdout"]
+    after = session.command(
+        "find / -xdev -newermt @0 -not -path '/proc/*' -not -path '/usr/*' 2>/dev/null | sort"
+    )["stdout"]
     assert {line for line in after.splitlines() if not line.startswith("/workspace")} == {
         line for line in before.splitlines() if not line.startswith("/workspace")
     }
@@ -410,12 +444,16 @@ def test_58_planted_tools_and_startup_files(attack):
     for _ in range(3):
         planted = attack.run(PLANT)
         assert (planted["outcome"], planted["stdout"]) == ("ok", "done\n"), planted
-        seen = attack.run("import json, os, subprocess\nprint(json.dumps(os.path.exists('/tmp/planted-ran')), subprocess.run(['ls', '-A'], text=True, capture_output=True).stdout)")
+        seen = attack.run(
+            "import json, os, subprocess\nprint(json.dumps(os.path.exists('/tmp/planted-ran')), subprocess.run(['ls', '-A'], text=True, capture_output=True).stdout)"
+        )
         assert seen["stdout"] == "false main.py\n\n"
     session = attack.session()
     assert session.execute(PLANT)["stdout"] == "done\n"
     assert session.http.post(f"{session.path}/restart").status_code == 200
-    assert session.execute("6 * 7")["result"] == {"text/plain": "42"}  # its own startup files cannot keep it from working
+    assert session.execute("6 * 7")["result"] == {
+        "text/plain": "42"
+    }  # its own startup files cannot keep it from working
     other = attack.session()
     seen = other.execute("import os; print(os.path.exists('/tmp/planted-ran'), os.listdir('/workspace'))")
     assert seen["stdout"] == "False []\n"

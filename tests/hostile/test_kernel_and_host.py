@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the attacking programs are text)
 """Cases 62 to 71: the service's secrets, other processes, namespaces, system calls, devices, IPC, the host.
 
 Case 71 needs no program: there are no language-level guards, so every case here shows the walls.
@@ -184,7 +185,9 @@ def test_63_tracing_a_file_helper_while_it_starts(attack):
     """A helper of the files API has the user's uid, and yet at no instant of its life a debugger can seize it."""
     session = attack.session()
     session.http.put(f"{session.path}/files/race.py", content=RACE.encode()).raise_for_status()
-    started = session.http.post(f"{session.path}/commands", json={"argv": ["python3", "race.py"], "detach": True}).json()
+    started = session.http.post(
+        f"{session.path}/commands", json={"argv": ["python3", "race.py"], "detach": True}
+    ).json()
     address = f"{session.path}/commands/{started['id']}"
     while (ended := session.http.get(address).json())["state"] == "running":
         for _ in range(50):
@@ -470,13 +473,32 @@ def test_68_ipc_between_sandboxes(attack):
         host.listen()
         holder = attack.session()
         assert holder.execute(make)["stdout"] == "True True True True\n"
-        nothing = [-1, -1, -1, "ENOENT", "ECONNREFUSED", "ECONNREFUSED", 0, 0, 0, "EPERM", "EPERM", "EPERM", "", "sandbox", -1]
+        nothing = [
+            -1,
+            -1,
+            -1,
+            "ENOENT",
+            "ECONNREFUSED",
+            "ECONNREFUSED",
+            0,
+            0,
+            0,
+            "EPERM",
+            "EPERM",
+            "EPERM",
+            "",
+            "sandbox",
+            -1,
+        ]
         assert attack.run(look)["stdout"] == f"{nothing}\n"
         assert attack.session().execute(look)["stdout"] == f"{nothing}\n"
         assert holder.execute("libc.shmget(key, 4096, 0o666) == shm")["result"] == {"text/plain": "True"}
 
 
-INOTIFY = CALL + "n = 0\nwhile not isinstance(call(294 if X86 else 26, 0), str) and n < 5000: n += 1\nprint(0 < n <= 8)\n"
+INOTIFY = (
+    CALL
+    + "n = 0\nwhile not isinstance(call(294 if X86 else 26, 0), str) and n < 5000: n += 1\nprint(0 < n <= 8)\n"
+)
 IN_FLIGHT = """
 import array, os, resource, socket
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -609,7 +631,9 @@ def test_69_talking_to_the_kernels_sockets(attack):
     assert session.execute("kept")["result"] == {"text/plain": "1"}
 
     session.http.put(f"{session.path}/files/fake.py", content=FAKE_KERNEL.encode()).raise_for_status()
-    session.http.post(f"{session.path}/commands", json={"argv": ["python3", "fake.py"], "detach": True}).raise_for_status()
+    session.http.post(
+        f"{session.path}/commands", json={"argv": ["python3", "fake.py"], "detach": True}
+    ).raise_for_status()
     time.sleep(0.3)
     began = time.monotonic()
     for verb, body in (("executions", {"code": "1"}), ("restart", None), ("executions", {"code": "2"})):

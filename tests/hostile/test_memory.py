@@ -164,7 +164,9 @@ def test_19_files_count_as_memory(attack, place):
 def test_19_files_left_in_a_session(attack):
     """A session whose files hold all its memory is no trap: its caller is told, and can delete them."""
     session = attack.session(limits={"memory_bytes": 128 * MiB, "disk_bytes": 512 * MiB})
-    ran = session.execute(FILL + "fill('/workspace/full')\nimport time; time.sleep(120)", limits={"wall_time": 300})
+    ran = session.execute(
+        FILL + "fill('/workspace/full')\nimport time; time.sleep(120)", limits={"wall_time": 300}
+    )
     assert (ran["outcome"], ran["state_lost"]) == ("out_of_memory", True)
     assert attack.http.delete(f"{session.path}/files/full").status_code == 204
     assert session.execute("1 + 1")["result"]["text/plain"] == "2"
@@ -217,9 +219,9 @@ def test_22_an_idle_kernel_is_picked(attack):
 
 def test_22_the_guest_may_be_picked(attack):
     """A small process that fills memory with files and asks to be spared gets a prompt, typed end."""
-    code = "echo up; echo 0 2>/dev/null > /proc/self/oom_score_adj; exec head -c 2G /dev/zero > /dev/shm/x"
+    code = "echo up; echo 0 2>/dev/null > /proc/self/oom_score_adj; head -c 2G /dev/zero > /dev/shm/x; sleep 120"
     limits = {"memory_bytes": 96 * MiB, "disk_bytes": 1024 * MiB}
-    ran = attack.run(code + "; sleep 120", language="bash", limits={**limits, "wall_time": 300})
+    ran = attack.run(code, language="bash", limits={**limits, "wall_time": 300})
     assert ran["outcome"] in ("out_of_memory", "sandbox_died")
     assert ran["stdout"] == "up\n"
     assert ran["duration"] < PROMPT
@@ -249,7 +251,10 @@ def test_23_the_leased_cores_are_seen(attack):
     ran = attack.run(THREADS, limits=limits)
     assert (ran["outcome"], ran["stderr"]) == ("ok", "")
     assert json.loads(ran["stdout"]) == [1, 1, 1]
-    ran = session.execute("import threading\nbefore = threading.active_count()\n" + THREADS.replace('len(os.listdir("/proc/self/task"))', "1"))
+    ran = session.execute(
+        "import threading\nbefore = threading.active_count()\n"
+        + THREADS.replace('len(os.listdir("/proc/self/task"))', "1")
+    )
     assert json.loads(ran["stdout"]) == [1, 1, 1]
     tasks = "import os\nbefore = len(os.listdir('/proc/self/task'))\nimport numpy\na = numpy.random.rand(800, 800)\n(a @ a).sum()\nlen(os.listdir('/proc/self/task')) - before"
     assert session.execute(tasks)["result"]["text/plain"] == "0"

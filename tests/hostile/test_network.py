@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the attacking programs are text)
 """Cases 72 to 77: nothing outside of a sandbox is reachable from it, by any protocol; what is not offered is refused."""
 
 from __future__ import annotations
@@ -93,7 +94,14 @@ def listening(address: str) -> Iterator[tuple[int, list[Any]]]:
 
 def test_72_outbound_connections(attack):
     """TCP, UDP and DNS lead nowhere, at once and not by a timeout, in either version of IP."""
-    outside = [("1.1.1.1", 80), ("8.8.8.8", 53), ("2606:4700:4700::1111", 443), ("255.255.255.255", 67), ("224.0.0.251", 5353), ("ff02::fb", 5353)]
+    outside = [
+        ("1.1.1.1", 80),
+        ("8.8.8.8", 53),
+        ("2606:4700:4700::1111", 443),
+        ("255.255.255.255", 67),
+        ("224.0.0.251", 5353),
+        ("ff02::fb", 5353),
+    ]
     assert everywhere(attack, reach(*outside)) == [NOTHING] * 3
     names = (
         "import socket, urllib.request\nfound = []\n"
@@ -156,7 +164,11 @@ def test_74_the_service_and_the_host(attack, house):
     port = int(house.url.rpartition(":")[2])
     addresses = sorted(host_addresses())
     with listening("0.0.0.0") as (open_port, came):
-        targets = [(address, number) for address in (*addresses, "127.0.0.2", "0.0.0.0", "::1", "::ffff:127.0.0.1") for number in (port, open_port)]
+        targets = [
+            (address, number)
+            for address in (*addresses, "127.0.0.2", "0.0.0.0", "::1", "::ffff:127.0.0.1")
+            for number in (port, open_port)
+        ]
         assert everywhere(attack, reach(*targets)) == [NOTHING] * 3
         assert came == []
         with socket.create_connection(("127.0.0.1", open_port)):  # the trap itself works
@@ -201,7 +213,9 @@ def test_74_a_neighbours_ports_and_kernel(attack):
 def test_75_network_rules_that_are_not_offered(attack, rules):
     """A network that this server does not offer is refused by name; nothing runs with more or less than was asked."""
     for path in ("/v1/runs", "/v1/sessions"):
-        body = {"language": "python", "network": rules} | ({"code": "print('ran')"} if path == "/v1/runs" else {})
+        body = {"language": "python", "network": rules} | (
+            {"code": "print('ran')"} if path == "/v1/runs" else {}
+        )
         answer = attack.http.post(path, json=body)
         assert answer.status_code == 422, answer.text
         assert answer.json()["code"] in ("network_not_allowed", "invalid_request")
@@ -235,18 +249,29 @@ def test_77_no_field_makes_the_service_fetch(attack):
         for field in ("url", "webhook", "callback", "callback_url", "from_url", "image_url", "proxy"):
             answer = attack.http.post("/v1/runs", json={"language": "python", "code": "1", field: address})
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), field
-        for files in ([{"path": "a", "url": address}], [{"path": "a", "content": address, "encoding": "url"}]):
+        for files in (
+            [{"path": "a", "url": address}],
+            [{"path": "a", "content": address, "encoding": "url"}],
+        ):
             answer = attack.http.post("/v1/runs", json={"language": "python", "code": "1", "files": files})
             assert answer.status_code == 422
         for image in (address, f"127.0.0.1:{port}/image", f"file:///etc/passwd?{port}", "../../../etc"):
             answer = attack.http.post("/v1/runs", json={"language": "python", "code": "1", "image": image})
             assert (answer.status_code, answer.json()["code"]) == (404, "image_not_found")
-        ended = attack.run("print(open('a').read())", files=[{"path": "a", "content": address}], collect=["http:*", "a"], env={"http_proxy": address, "ALL_PROXY": address})
+        ended = attack.run(
+            "print(open('a').read())",
+            files=[{"path": "a", "content": address}],
+            collect=["http:*", "a"],
+            env={"http_proxy": address, "ALL_PROXY": address},
+        )
         assert ended["stdout"] == address + "\n"
         session = attack.session(env={"HTTPS_PROXY": address}, metadata={"webhook": address})
         put = session.http.put(f"{session.path}/files/{address}", content=b"x")
         assert put.status_code in (200, 422)
-        redirected = session.http.get(session.path, headers={"x-forwarded-host": f"127.0.0.1:{port}", "x-callback": address, "referer": address})
+        redirected = session.http.get(
+            session.path,
+            headers={"x-forwarded-host": f"127.0.0.1:{port}", "x-callback": address, "referer": address},
+        )
         assert redirected.status_code == 200
         assert json.dumps(address)[1:-1] in redirected.text
         assert came == []

@@ -123,7 +123,9 @@ def test_39_a_huge_display(attack):
     session = attack.session(limits={"memory_bytes": 1024 * MiB})
     session.execute("kept = 7")
     code = "from IPython.display import display\ndisplay({'text/plain': 'x' * 100_000_000}, raw=True)\nimport time; time.sleep(60)"
-    response = attack.http.post(f"{session.path}/executions", json={"code": code, "limits": {"wall_time": 100}})
+    response = attack.http.post(
+        f"{session.path}/executions", json={"code": code, "limits": {"wall_time": 100}}
+    )
     ran = response.json()
     assert (ran["outcome"], ran["state_lost"]) == ("output_limit", False)
     assert ran["duration"] < PROMPT
@@ -153,7 +155,10 @@ def test_40_order_of_the_streams(attack):
         assert ran["stderr"].split() == [str(-i) for i in range(500)]
     turns = "import sys, time\nfor i in range(4): print(i, end='', file=(sys.stdout, sys.stderr)[i % 2], flush=True); time.sleep(0.2)"
     session = attack.session()
-    for path, body in (("/v1/runs", {"language": "python", "code": turns}), (f"{session.path}/executions", {"code": turns})):
+    for path, body in (
+        ("/v1/runs", {"language": "python", "code": turns}),
+        (f"{session.path}/executions", {"code": turns}),
+    ):
         with stream(attack.http, path, body) as events:
             said = [(name, data["text"]) for name, data in events if name in ("stdout", "stderr")]
         assert said == [("stdout", "0"), ("stderr", "1"), ("stdout", "2"), ("stderr", "3")]
@@ -257,7 +262,15 @@ def test_43_nul_in_a_run(attack, fields):
     assert attack.http.post("/v1/runs", json=body).status_code in (404, 422)
 
 
-@pytest.mark.parametrize("fields", [{"argv": ["a\0b"]}, {"command": "a\0b"}, {"command": "true", "cwd": "a\0"}, {"command": "true", "env": {"A": "\0"}}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"argv": ["a\0b"]},
+        {"command": "a\0b"},
+        {"command": "true", "cwd": "a\0"},
+        {"command": "true", "env": {"A": "\0"}},
+    ],
+)
 def test_43_nul_in_a_command(attack, fields):
     """A NUL in a command is refused."""
     assert attack.http.post(f"{attack.session().path}/commands", json=fields).status_code == 422

@@ -44,7 +44,7 @@ def test_26_fork_bomb_in_a_kernel(attack):
     assert ran["outcome"] in ("timeout", "error")
     assert attack.http.post(f"{session.path}/restart").status_code == 200
     assert session.execute("1 + 1")["result"]["text/plain"] == "2"
-    assert session.command("ps -eo stat= | grep -c R", limits={"wall_time": 60})["stdout"] == "1\n"
+    assert int(session.command("ls -d /proc/[0-9]* | wc -l")["stdout"]) < 20
 
 
 def test_26_shell_fork_bomb_at_the_ceiling(attack):
