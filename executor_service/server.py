@@ -96,7 +96,10 @@ def serve(
 ) -> int:
     """Serve until a signal, or standard input's end; the exit status. What goes wrong at start is raised."""
     raise_open_files()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    # libuv aborts the process where epoll refuses a watch, and an ordinary user shares the number of its
+    # watches with its sandboxes: there the loop is the one that gets an error instead.
+    loop_factory = uvloop.new_event_loop if os.geteuid() == 0 else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_serve(make_app(), listening, grace=grace, until_stdin_closes=until_stdin_closes))
 
 

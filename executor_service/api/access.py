@@ -76,7 +76,8 @@ def host_of(authority: str) -> str:
     """The host in `host`, `host:port` or `[address]:port`."""
     text = authority.strip().lower()
     if text.startswith("["):
-        return text[1:].partition("]")[0]
+        host, _, rest = text[1:].partition("]")
+        return host if not rest or rest.startswith(":") else text
     return text.partition(":")[0]
 
 

@@ -205,7 +205,7 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(sys.executable, [COMMAND, *argv], env)  # noqa: S606
+        os.execve(sys.executable, [COMMAND, *argv], env)
     except (OSError, ValueError) as error:
         _refuse(str(error), 126)
 

@@ -29,6 +29,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
     Raises:
         EOFError: the peer is gone.
+        ValueError, RecursionError, TypeError: what it sent is no message.
     """
     fds = array.array("i")
     try:
@@ -43,7 +44,11 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
     if not data:
         close(fds)
         raise EOFError
-    return json.loads(data), list(fds)
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        close(fds)
+        raise TypeError("a message must be an object")
+    return message, list(fds)
 
 
 def close(fds: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ from executor_service.guest.protocol import pack_json
 if TYPE_CHECKING:
     from executor_service.guest.stash import Stash
 
+HELD_PAUSE = 20  # milliseconds
 KERNEL_DIRECTORY = "/run/kernel"
 KERNEL_OPEN_FILES = (1024, 4096)  # soft and hard: the default of an operation, and its usual ceiling
 _JOINED = (
@@ -47,11 +48,19 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
     children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, status pipe)
     poll = select.poll()
     poll.register(control, select.POLLIN)
+    held: set[int] = set()  # ended, but user code traces it: it cannot be reaped until the tracer ends
     while True:
-        for fd, _ in poll.poll():
+        for fd in list(held):
+            if _report(fd, *children[fd]):
+                held.discard(fd)
+                del children[fd]
+        for fd, _ in poll.poll(HELD_PAUSE if held else None):
             if fd in children:
                 poll.unregister(fd)
-                _report(fd, *children.pop(fd))
+                if _report(fd, *children[fd]):
+                    del children[fd]
+                else:
+                    held.add(fd)
                 continue
             try:
                 _, fds = channel.receive(control)
@@ -113,16 +122,19 @@ def _closed(control: socket.socket) -> bool:
     return False
 
 
-def _report(pidfd: int, pid: int, status_pipe: int) -> None:
-    os.close(pidfd)
+def _report(pidfd: int, pid: int, status_pipe: int) -> bool:
     # Not wait4: it imports `resource`, which is hidden, and a module brought back must be hidden again.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _, status = os.waitpid(pid, 0)
+    ended, status = os.waitpid(pid, os.WNOHANG)  # never block: a zygote serves every sandbox
+    if not ended:
+        return False
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = {"status": status, "cpu_time": sum(after[:2]) - sum(before[:2])}
     with contextlib.suppress(OSError):
         os.write(status_pipe, json.dumps(report).encode())
     os.close(status_pipe)
+    os.close(pidfd)
+    return True
 
 
 def _fork(fds: list[int]) -> int:

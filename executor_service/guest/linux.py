@@ -60,7 +60,7 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces for new ones, see unshare(2)."""
+    """Leave namespaces for new ones."""
     _check(_libc.unshare(flags), "unshare")
 
 

@@ -267,7 +267,7 @@ class Guest:
             Handler(connection, self._identity, self._lease, self._killed, used, _nothing).run()
 
     def _stats(self) -> dict[str, Any]:
-        """What a backend without cgroups asks for; the time of programs that their zygote reaped is missing."""
+        """What a backend without cgroups asks for; programs that a zygote reaped are missing in the time."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         alive = sum(process.cpu_time for process in procs.user_processes(procs.snapshot()))
         return {

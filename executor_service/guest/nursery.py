@@ -141,7 +141,7 @@ class Nursery:
         """A word from process 1 of a sandbox; it is ours, but it may have been broken into."""
         try:
             message, fds = channel.receive(sandbox.boot)
-        except (EOFError, OSError, ValueError):
+        except (EOFError, OSError, ValueError, RecursionError, TypeError):
             self._unwatch(sandbox.boot.fileno())
             return
         word = message.get("word")

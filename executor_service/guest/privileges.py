@@ -61,7 +61,7 @@ def become_file_helper(identity: Identity) -> None:
 
 
 def _take_users_place(identity: Identity) -> None:
-    """The user's uid; with one uid for all, a user namespace of its own, which no other process can trace into."""
+    """The user's uid; with one uid for all, a user namespace of its own, closed to other tracers."""
     if identity.many_uids:
         _switch_uid(USER, identity)
     else:

@@ -27,7 +27,6 @@ from executor_service.guest.protocol import (
     CHUNK,
     HEADER,
     Kind,
-    ProtocolError,
     pack,
     pack_json,
     parse_header,
@@ -328,6 +327,8 @@ class Handler:
             self._status = json.loads(text) if text else {"status": signal.SIGKILL, "cpu_time": 0.0}
             return
         self._reap()
+        if not self._has_ended():
+            time.sleep(0.02)  # it has ended, but something of its own traces it and keeps it from us
 
     def _reap(self) -> None:
         """Collect ends: orphans are ours, as we are the sub-reaper."""
@@ -393,14 +394,14 @@ class Handler:
         return True
 
     def _await_room(self) -> None:
-        """Once all has ended: wait until the service reads, which it may do only when its own words are taken."""
+        """Once all has ended: wait until the service reads, and take what it still says."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN | select.POLLOUT)
         if poll.poll()[0][1] & select.POLLIN and not self._connection.recv(CHUNK):
             raise BrokenPipeError
 
     def _linger(self) -> None:
-        """Let the service close first: closing on input that nobody reads would cost it what was said last."""
+        """Let the service close first: to close on unread input would cost it our last words."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
             self._connection.settimeout(LINGER)

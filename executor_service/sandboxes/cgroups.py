@@ -19,6 +19,7 @@ V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD = 100_000  # microseconds; the kernel's default for the cpu quota
 GUEST_PROCESSES = 32  # process 1, its handlers and helpers; user code is held by RLIMIT_NPROC besides
+SOCKET_MEMORY = 64 << 20  # of socket buffers, on top of the limit
 GUEST_MEMORY = 24 << 20  # what our own processes in the group may take, on top of the caller's limit
 
 
@@ -125,6 +126,8 @@ class Group:
         limit = lease.memory_bytes + GUEST_MEMORY
         if memory and self._version == 1:
             _write_both(memory / "memory.limit_in_bytes", memory / "memory.memsw.limit_in_bytes", limit)
+            # Version 1 counts socket buffers apart; unlimited, they would take the host's, and break its TCP.
+            _try(memory / "memory.kmem.tcp.limit_in_bytes", str(min(limit, SOCKET_MEMORY)))
             _try(memory / "memory.max_usage_in_bytes", "0")
             self._memory_before = _number(memory / "memory.usage_in_bytes")
         elif memory:

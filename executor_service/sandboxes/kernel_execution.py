@@ -21,6 +21,7 @@ from executor_service.sandboxes.kernel_messages import (
 )
 
 DISPLAY_BYTES = 64 * 1024 * 1024  # of displays, results and what events cost, per execution
+LARGE = 64 * 1024  # bytes of a body that is worth counting before it is parsed
 EVENT_COST = 512  # bytes that an event is taken to cost, whatever it says
 
 SPARE_ERRORS = 4  # that are passed on past the limit: they say how the interrupt went
@@ -56,6 +57,7 @@ class Execution:
         self._left = {"stdout": output_bytes, "stderr": output_bytes}
         self._truncated: set[str] = set()
         self._display_left = DISPLAY_BYTES
+        self._large_left = DISPLAY_BYTES + 16 * output_bytes  # of all large bodies, parsed at most once each
         self._spare_errors = SPARE_ERRORS
         self._status: Literal["ok", "error"] = "ok"
         self._error_shown = False
@@ -66,6 +68,11 @@ class Execution:
         """What a message shows. Messages of other executions show nothing here."""
         if message.parent_id != self.msg_id:
             return None
+        if len(message.body) > LARGE:
+            self._large_left -= len(message.body)
+            if self._large_left < 0:
+                self.feed_oversize(message.channel)
+                return None
         if message.channel == IOPUB:
             return self._on_iopub(message)
         if message.channel == SHELL and message.type == "execute_reply":

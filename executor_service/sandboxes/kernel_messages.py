@@ -28,6 +28,8 @@ from executor_service.guest.kernel_frames import unpack_message
 from executor_service.guest.protocol import ProtocolError
 
 MAX_HEADER = 64 * 1024
+MAX_CONTAINERS = 100_000  # lists and objects in one message: each costs up to 30 times its text
+MAX_ITEMS = 2_000_000  # commas, the same for all other values
 MAX_DEPTH = 64  # of nested lists and objects
 MAX_NAME = 1024  # characters of an exception's name, of a display's id
 MAX_ERROR = 256 * 1024  # characters of an exception's text, and of its whole traceback
@@ -74,6 +76,8 @@ def load_object(data: bytes) -> Mapping[str, Json] | None:
 
     Invalid bytes and lone surrogates become U+FFFD, numbers that JSON does not have null.
     """
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_ITEMS:
+        return None
     text = data.decode("utf-8", "replace")
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)

@@ -31,6 +31,8 @@ from executor_service.sandboxes.uids import NoUidLeft, UidLease, UidRange, confi
 log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT = 10.0
+# Calls that hold memory which a cgroup charges, but which no sampling of processes sees.
+UNSEEN_MEMORY = ("memfd_create", "semget", "msgget")
 
 
 class LocalSandbox:
@@ -136,8 +138,7 @@ class LocalBackend:
         self._runtime_dir.chmod(0o700)
         self._dir_fd = os.open(self._runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._hierarchy = cgroups.find(self._instance)
-        # Memory behind a descriptor that is mapped nowhere is seen by a cgroup, but by no sampling.
-        self._seccomp = seccomp.program(denied=() if self._hierarchy else ("memfd_create",))
+        self._seccomp = seccomp.program(denied=() if self._hierarchy else UNSEEN_MEMORY)
         if self._root:
             self._uids = UidRange(*configured_range())
         try:
@@ -250,7 +251,7 @@ class LocalBackend:
             os.unlink(self._runtime_dir / f"{sandbox.id}.sock")
         if sandbox.group and not await asyncio.to_thread(sandbox.group.remove):
             log.error("cgroup could not be removed", extra={"sandbox": sandbox.id})
-        if sandbox.uids:
+        if sandbox.uids and sandbox.died.is_set():  # else its processes may still have them
             sandbox.uids.release()
 
     async def sweep(self) -> int:
@@ -300,7 +301,11 @@ def describe(*, root: bool, controllers: frozenset[str]) -> Mapping[str, Mapping
         "system_calls": aspect("seccomp allow-list, no_new_privs, no capabilities, nosuid mounts"),
         "memory": aspect("cgroup, swap included")
         if memory
-        else aspect("sum of memory read every 100 ms, then kill", "sampled"),
+        else aspect(
+            "sum of memory read every 100 ms, then kill",
+            "sampled",
+            "kernel memory (socket buffers, pipes) is not counted",
+        ),
         "processes": aspect(
             "RLIMIT_NPROC" + (" and cgroup" if "pids" in controllers else " in the user namespace")
         ),

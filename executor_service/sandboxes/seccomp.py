@@ -1,10 +1,11 @@
 """The system calls that user code may make, as a classic BPF program for seccomp(2).
 
 An allow-list: what Docker's default profile allows to a container without capabilities, less
-io_uring, keyrings, and socket families other than UNIX, INET, INET6 and NETLINK_ROUTE. What is not
-allowed fails with EPERM; `clone3` with ENOSYS, so that the C library falls back on `clone`, whose
-flags a filter can read. A call by another architecture's table (32-bit, x32) fails with EPERM too.
-Never kills: a program that probes gets an error, as in a container.
+io_uring, asynchronous I/O (its contexts are one number for the whole host), secret memory, keyrings,
+and socket families other than UNIX, INET, INET6 and NETLINK_ROUTE. What is not allowed fails with
+EPERM; `clone3` with ENOSYS, so that the C library falls back on `clone`, whose flags a filter can
+read. A call by another architecture's table (32-bit, x32) fails with EPERM too. Never kills: a program
+that probes gets an error, as in a container.
 
 Source of the list: the default profile of moby (profiles/seccomp/default.json).
 """
@@ -26,7 +27,7 @@ fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat 
 getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid
 getpriority getrandom getresgid getresuid getrlimit get_robust_list getrusage getsid getsockname
 getsockopt get_thread_area gettid gettimeofday getuid getxattr getxattrat inotify_add_watch inotify_init
-inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit
+inotify_init1 inotify_rm_watch
 ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown
 lgetxattr link linkat listen listmount listxattr listxattrat llistxattr lremovexattr lseek lsetxattr
 lstat madvise map_shadow_stack membarrier memfd_create mincore mkdir mkdirat mlock mlock2

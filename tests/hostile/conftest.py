@@ -25,7 +25,9 @@ SETTLE = 30.0
 def house(python_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
     """The service that is attacked; its own secret is in its environment."""
     state = tmp_path_factory.mktemp("hostile") / "state"
-    service = RealService(state, "--warm", "1", "--capacity", "16", env={"CODECELL_TEST_SECRET": "house-secret"})
+    service = RealService(
+        state, "--warm", "1", "--capacity", "16", env={"CODECELL_TEST_SECRET": "house-secret"}
+    )
     yield service
     assert service.stop() == 0
 
@@ -40,7 +42,11 @@ def http(house: RealService) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="session")
 def neighbour(http: httpx2.Client) -> Iterator[str]:
     """Somebody else's session, with a variable that must survive everything."""
-    session = http.post("/v1/sessions", json={"language": "python", "ttl": 3600, "idle_ttl": 3600}).raise_for_status().json()["id"]
+    session = (
+        http.post("/v1/sessions", json={"language": "python", "ttl": 3600, "idle_ttl": 3600})
+        .raise_for_status()
+        .json()["id"]
+    )
     http.post(f"/v1/sessions/{session}/executions", json={"code": "treasure = 42"}).raise_for_status()
     yield session
     http.delete(f"/v1/sessions/{session}")
@@ -99,7 +105,9 @@ def attack(http: httpx2.Client, house: RealService, neighbour: str) -> Iterator[
     for session in attacker.sessions:
         http.delete(session.path)
     assert http.get("/readyz").status_code == 200
-    kept = http.post(f"/v1/sessions/{neighbour}/executions", json={"code": "treasure"}).raise_for_status().json()
+    kept = (
+        http.post(f"/v1/sessions/{neighbour}/executions", json={"code": "treasure"}).raise_for_status().json()
+    )
     assert kept["result"]["text/plain"] == "42"
     deadline = time.monotonic() + SETTLE
     while (disorder := _disorder(http, house)) and time.monotonic() < deadline:

@@ -209,7 +209,13 @@ def test_22_an_idle_kernel_is_picked(attack):
     """When a command's memory costs the idle kernel its life, both are told, and a fresh kernel works."""
     session = attack.session(limits={"memory_bytes": 256 * MiB})
     assert session.execute("held = b'x' * (160 << 20)")["outcome"] == "ok"
-    code = "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n    x = b'x' * (50 << 20); time.sleep(2); os._exit(0)\nos.wait(); os.wait(); os.wait()"
+    code = (
+        "import os, time\n"
+        "for _ in range(3):\n"
+        "  if os.fork() == 0:\n"
+        "    x = b'x' * (50 << 20); time.sleep(2); os._exit(0)\n"
+        "os.wait(); os.wait(); os.wait()"
+    )
     ran = session.command("python3 -", stdin=code, limits={"wall_time": 60})
     assert ran["outcome"] == "out_of_memory"
     again = session.execute("'held' in globals()")
@@ -219,7 +225,9 @@ def test_22_an_idle_kernel_is_picked(attack):
 
 def test_22_the_guest_may_be_picked(attack):
     """A small process that fills memory with files and asks to be spared gets a prompt, typed end."""
-    code = "echo up; echo 0 2>/dev/null > /proc/self/oom_score_adj; head -c 2G /dev/zero > /dev/shm/x; sleep 120"
+    code = (
+        "echo up; echo 0 2>/dev/null > /proc/self/oom_score_adj; head -c 2G /dev/zero > /dev/shm/x; sleep 120"
+    )
     limits = {"memory_bytes": 96 * MiB, "disk_bytes": 1024 * MiB}
     ran = attack.run(code, language="bash", limits={**limits, "wall_time": 300})
     assert ran["outcome"] in ("out_of_memory", "sandbox_died")
@@ -256,14 +264,24 @@ def test_23_the_leased_cores_are_seen(attack):
         + THREADS.replace('len(os.listdir("/proc/self/task"))', "1")
     )
     assert json.loads(ran["stdout"]) == [1, 1, 1]
-    tasks = "import os\nbefore = len(os.listdir('/proc/self/task'))\nimport numpy\na = numpy.random.rand(800, 800)\n(a @ a).sum()\nlen(os.listdir('/proc/self/task')) - before"
+    tasks = (
+        "import os\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "import numpy\n"
+        "a = numpy.random.rand(800, 800)\n"
+        "(a @ a).sum()\n"
+        "len(os.listdir('/proc/self/task')) - before"
+    )
     assert session.execute(tasks)["result"]["text/plain"] == "0"
     assert session.command("nproc", env={})["stdout"] == "1\n"
 
 
 def test_24_numpy_works_within_small_limits(attack):
     """Limits do not break the libraries: numpy and pandas compute in 192 MiB."""
-    code = "import numpy, pandas\nprint(int(numpy.linalg.det(numpy.eye(300))), pandas.DataFrame({'a': range(1000)}).a.sum())"
+    code = (
+        "import numpy, pandas\n"
+        "print(int(numpy.linalg.det(numpy.eye(300))), pandas.DataFrame({'a': range(1000)}).a.sum())"
+    )
     limits = {"memory_bytes": 192 * MiB, "processes": 16, "cpus": 0.5}
     session = attack.session(limits=limits)
     for ran in (attack.run(code, limits=limits), session.execute(code)):

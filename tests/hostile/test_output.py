@@ -111,7 +111,8 @@ def test_38_bytes_that_are_no_text(attack, written, shown):
 def test_38_lone_surrogates_in_a_kernel(attack):
     """What a kernel prints, shows and names with lone surrogates is valid JSON with U+FFFD."""
     ran = attack.session().execute(
-        "from IPython.display import display\nprint('\\ud800')\ndisplay({'text/plain': '\\udfff'}, raw=True)\nraise ValueError('\\ud800')"
+        "from IPython.display import display\nprint('\\ud800')\n"
+        "display({'text/plain': '\\udfff'}, raw=True)\nraise ValueError('\\ud800')"
     )
     assert (ran["outcome"], ran["stdout"]) == ("error", "\ufffd\n")
     assert ran["displays"][0]["data"]["text/plain"] == "\ufffd"
@@ -122,7 +123,11 @@ def test_39_a_huge_display(attack):
     """A display of 100 MB is not sent, and ends the execution with its state kept."""
     session = attack.session(limits={"memory_bytes": 1024 * MiB})
     session.execute("kept = 7")
-    code = "from IPython.display import display\ndisplay({'text/plain': 'x' * 100_000_000}, raw=True)\nimport time; time.sleep(60)"
+    code = (
+        "from IPython.display import display\n"
+        "display({'text/plain': 'x' * 100_000_000}, raw=True)\n"
+        "import time; time.sleep(60)"
+    )
     response = attack.http.post(
         f"{session.path}/executions", json={"code": code, "limits": {"wall_time": 100}}
     )
@@ -153,7 +158,11 @@ def test_40_order_of_the_streams(attack):
     for ran in (attack.run(code), attack.session().execute(code)):
         assert ran["stdout"].split() == [str(i) for i in range(500)]
         assert ran["stderr"].split() == [str(-i) for i in range(500)]
-    turns = "import sys, time\nfor i in range(4): print(i, end='', file=(sys.stdout, sys.stderr)[i % 2], flush=True); time.sleep(0.2)"
+    turns = (
+        "import sys, time\n"
+        "for i in range(4):\n"
+        "    print(i, end='', file=(sys.stdout, sys.stderr)[i % 2], flush=True); time.sleep(0.2)"
+    )
     session = attack.session()
     for path, body in (
         ("/v1/runs", {"language": "python", "code": turns}),
@@ -221,7 +230,7 @@ def test_42_forged_frames_are_text(attack):
     shown = FORGED.decode(errors="replace")
     with stream(attack.http, "/v1/runs", {"language": "python", "code": code}) as events:
         seen = list(events)
-    assert [name for name, _ in seen if name not in ("stdout",)] == ["started", "completed"]
+    assert [name for name, _ in seen if name != "stdout"] == ["started", "completed"]
     assert "".join(data["text"] for name, data in seen if name == "stdout") == shown
     assert (seen[-1][1]["outcome"], seen[-1][1]["exit_code"]) == ("error", 3)
     ran = attack.session().execute(f"print({shown!r}, end='', flush=True)\n1/0")
@@ -230,7 +239,10 @@ def test_42_forged_frames_are_text(attack):
 
 def test_42_no_other_descriptor(attack):
     """A program holds its three standard streams and nothing of ours to write frames to."""
-    code = "import os\nprint([fd for fd in map(int, os.listdir('/proc/self/fd')) if os.path.exists(f'/proc/self/fd/{fd}')])"
+    code = (
+        "import os\n"
+        "print([fd for fd in map(int, os.listdir('/proc/self/fd')) if os.path.exists(f'/proc/self/fd/{fd}')])"
+    )
     assert attack.run(code)["stdout"] == "[0, 1, 2]\n"
     assert attack.session().command(f'python3 -c "{code}"')["stdout"] == "[0, 1, 2]\n"
 

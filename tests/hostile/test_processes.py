@@ -132,7 +132,7 @@ def test_29_killing_all_that_it_can_see_in_a_run(attack):
     ran = attack.run(KILL_ALL)
     assert ran["outcome"] in DEATHS
     assert ran["signal"] == "SIGKILL" or ran["outcome"] == "sandbox_died"
-    assert ran["stdout"].startswith("before\n")
+    assert ran["stdout"] == "before\n" or ran["outcome"] == "sandbox_died"
     assert ran["duration"] < PROMPT
 
 
@@ -207,7 +207,7 @@ def test_32_exec_replaces_the_interpreter(attack):
 
 
 def test_32_exec_of_what_stays(attack):
-    """A kernel replaced by a program that goes on has no channels: its end comes at the limit at the latest."""
+    """A kernel replaced by a program that goes on has no channels: its end comes at the limit or before."""
     mark = marker()
     session = attack.session()
     ran = session.execute(f"import os\nos.execlp('sleep', 'sleep', '{mark}')", limits={"wall_time": 2})
@@ -264,7 +264,12 @@ def test_34_legitimate_use(attack):
 def test_34_a_server_in_a_session(attack):
     """A server that runs as a detached command answers the session's other code, until it is stopped."""
     session = attack.session()
-    server = "import http.server\ns = http.server.HTTPServer(('127.0.0.1', 8000), http.server.SimpleHTTPRequestHandler)\nprint('up', flush=True)\ns.serve_forever()"
+    server = (
+        "import http.server\n"
+        "s = http.server.HTTPServer(('127.0.0.1', 8000), http.server.SimpleHTTPRequestHandler)\n"
+        "print('up', flush=True)\n"
+        "s.serve_forever()"
+    )
     body = {"argv": ["python3", "-c", server], "detach": True}
     with stream(attack.http, f"{session.path}/commands", body) as events:
         _, started = next(iter(events))

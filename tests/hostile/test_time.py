@@ -193,7 +193,14 @@ def test_07_a_kernel_that_kills_itself(attack):
 def test_08_catching_the_interrupt(attack):
     """Code that swallows KeyboardInterrupt loses its kernel; the next execution works."""
     session = attack.session()
-    code = "import time\nprint('before', flush=True)\nwhile True:\n  try:\n    time.sleep(1)\n  except BaseException: pass"
+    code = (
+        "import time\n"
+        "print('before', flush=True)\n"
+        "while True:\n"
+        "  try:\n"
+        "    time.sleep(1)\n"
+        "  except BaseException: pass"
+    )
     ran = session.execute(code, limits={"wall_time": 1})
     assert (ran["outcome"], ran["stdout"], ran["state_lost"]) == ("timeout", "before\n", True)
     assert ran["duration"] < PROMPT
@@ -203,7 +210,12 @@ def test_08_catching_the_interrupt(attack):
 def test_08_ignoring_the_interrupt_of_a_caller(attack):
     """A caller who interrupts such code has no effect; deleting the execution ends it."""
     session = attack.session()
-    code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(1)"
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('up', flush=True)\n"
+        "while True: time.sleep(1)"
+    )
     body = {"code": code, "detach": True, "limits": {"wall_time": 120}}
     with stream(attack.http, f"{session.path}/executions", body) as events:
         _, started = next(iter(events))

@@ -47,11 +47,9 @@ class Stream:
 
     def end(self) -> dict[str, Any]:
         """Read to the end; what `completed` says."""
-        last = ("", {})
-        for last in self:
-            pass
-        assert last[0] == "completed", last
-        return last[1]
+        *_, (name, data) = self
+        assert name == "completed", name
+        return data
 
 
 @contextlib.contextmanager

@@ -185,7 +185,12 @@ async def test_code_that_cannot_run_is_an_error(kernel: Kernel, code: str) -> No
     """Bad syntax, a NUL, a lone surrogate and a huge line end as errors of the program."""
     events, done = await run(kernel, code)
     assert done.status == "error"
-    names = {"SyntaxError", "UnicodeEncodeError", "ValueError", "ZeroDivisionError"}  # a NUL is either, by version
+    names = {
+        "SyntaxError",
+        "UnicodeEncodeError",
+        "ValueError",
+        "ZeroDivisionError",
+    }  # a NUL is either, by version
     assert error_in(events).name in names
     assert (await run(kernel, "1"))[1].status == "ok"
 

@@ -12,7 +12,7 @@ from executor_service.sandboxes.local import LocalBackend
 
 
 async def test_open_files_of_a_kernel_follow_each_execution(python_image: BuiltImage, tmp_path: Path) -> None:
-    """Lowered and raised again, up to the ceiling; the count that code reads is the one that was asked for."""
+    """Lowered and raised again, up to the ceiling; code reads the number that was asked for."""
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     async with LocalBackend([python_image], tmp_path / "state", instance="live-kernel") as backend:
         sandbox = await backend.create(SandboxSpec(image="python", warm="kernel"))
