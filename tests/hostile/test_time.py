@@ -50,9 +50,9 @@ for _ in range(50):
         os._exit(0)
     os.waitpid(child, 0)
 end = time.monotonic() + 10
-while zombies() and time.monotonic() < end:
+while (left := zombies()) and time.monotonic() < end:
     time.sleep(0.01)
-print(zombies())
+print(left)
 """
 
 
