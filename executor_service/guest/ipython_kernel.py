@@ -16,7 +16,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -284,4 +283,4 @@ def _run_shell(command: str) -> int:
 
 
 def _profile_dir() -> str:
-    return os.path.join(tempfile.gettempdir(), ".ipython")
+    return "/tmp/.ipython"  # not `gettempdir`: that wants to write there, and the disk may be full

@@ -269,7 +269,7 @@ class Guest:
     def _stats(self) -> dict[str, Any]:
         """What a backend without cgroups asks for; programs that a zygote reaped are missing in the time."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        alive = sum(process.cpu_time for process in procs.user_processes(procs.snapshot()))
+        alive = sum(process.cpu_time for process in procs.snapshot().values() if process.pid != 1)
         return {
             "kills": self._killed(),
             "peak_memory_bytes": self._peak,

@@ -33,7 +33,7 @@ PENDING = 256  # events that may wait for the caller
 CONNECT_TIME = 30.0  # seconds until a kernel must be ready
 OPEN_FILES = 1024  # a kernel starts with the default limit
 SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal
-MISSING_TIME = 2.0  # seconds that the reply and the idle status may lie apart
+MISSING_TIME = 1.0  # seconds that the reply and the idle status may lie apart
 START_TIME = 1.0  # seconds that an interrupt waits for its execution to have begun
 
 

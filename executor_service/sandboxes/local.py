@@ -46,6 +46,7 @@ class LocalSandbox:
         self._socket_path = backend.socket_path(sandbox_id)
         self.uids: UidLease | None = None
         self.group: cgroups.Group | None = None
+        self.nursery: NurseryClient | None = None
         self._configured: Lease | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -107,13 +108,22 @@ class LocalSandbox:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._backend.kill(self)
-        try:
-            async with asyncio.timeout(EXIT_TIMEOUT):
-                await self.died.wait()
-        except TimeoutError:
+        deadline = asyncio.get_running_loop().time() + EXIT_TIMEOUT
+        while not self.died.is_set() and asyncio.get_running_loop().time() < deadline:
+            self.kill()
+            with contextlib.suppress(TimeoutError):  # a kill that the nursery could not take is sent again
+                async with asyncio.timeout(1.0):
+                    await self.died.wait()
+        if not self.died.is_set():
             log.error("sandbox did not end in time", extra={"sandbox": self.id})
         await self._backend.clean_up(self)
+
+    def kill(self) -> None:
+        """Have its nursery kill its first process, and so all of them; a nursery that is gone has done so."""
+        if self.nursery is None or self.nursery.broken:
+            self.died.set()
+        else:
+            self.nursery.kill(self.id)
 
 
 class LocalBackend:
@@ -129,6 +139,7 @@ class LocalBackend:
         self._hierarchy: cgroups.Hierarchy | None = None
         self._uids: UidRange | None = None
         self._nurseries: dict[str, NurseryClient] = {}
+        self._starting = asyncio.Lock()
         self._live: dict[str, LocalSandbox] = {}
         self._dir_fd = -1
         self._seccomp = b""
@@ -188,6 +199,7 @@ class LocalBackend:
         """
         nursery = await self._nursery(spec.image)
         sandbox = LocalSandbox(self, "sb_" + secrets.token_hex(8), spec)
+        sandbox.nursery = nursery
         self._live[sandbox.id] = sandbox
         fds: list[int] = []
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -231,17 +243,13 @@ class LocalBackend:
         nursery = self._nurseries[image]
         if nursery.broken is None:
             return nursery
-        log.error("nursery lost, starting another", extra={"image": image, "why": nursery.broken})
-        await nursery.stop()
-        return await self._start_nursery(self._images[image])
-
-    def kill(self, sandbox: LocalSandbox) -> None:
-        """Have the nursery kill a sandbox's first process, and so all of them."""
-        nursery = self._nurseries.get(sandbox.spec.image)
-        if nursery is None or nursery.broken:
-            sandbox.died.set()
-        else:
-            nursery.kill(sandbox.id)
+        async with self._starting:  # of many who find it broken one starts another
+            nursery = self._nurseries[image]
+            if nursery.broken is None:
+                return nursery
+            log.error("nursery lost, starting another", extra={"image": image, "why": nursery.broken})
+            await nursery.stop()
+            return await self._start_nursery(self._images[image])
 
     async def clean_up(self, sandbox: LocalSandbox) -> None:
         """Remove what a dead sandbox leaves on the host."""
@@ -270,10 +278,9 @@ class LocalBackend:
         return []
 
     async def ping(self) -> None:
-        """Raises BackendUnavailable if a nursery is gone."""
-        for image, nursery in self._nurseries.items():
-            if nursery.broken:
-                raise BackendUnavailable(f"the nursery of image {image} is gone: {nursery.broken}")
+        """Raises BackendUnavailable if a nursery is gone and does not start again."""
+        for image in self._nurseries:
+            await self._nursery(image)  # starts another where one is lost
 
     def isolation(self) -> Mapping[str, Mapping[str, str]]:
         """What is enforced, by what, and how exactly, on this host."""
