@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import http.client
 import importlib.util
 import json
@@ -79,7 +80,8 @@ class OwnService:
         assert self._directory is not None
         key_file = self._directory / "key"
         key_file.touch(mode=0o600)
-        key_file.write_text(self._key + "\n")
+        # Its digest alone, so that a process that is killed leaves no key behind.
+        key_file.write_text(f"sha256:{hashlib.sha256(self._key.encode()).hexdigest()}\n")
         log = self._directory / "service.log"
         arguments = [
             "--port",
@@ -113,9 +115,7 @@ class OwnService:
                 line = lines.get(timeout=SAY_SO_AFTER)
             except queue.Empty:
                 if not said:
-                    self._say(
-                        "Starting a Codecell service (the first start builds its Python image: minutes)..."
-                    )
+                    self._say("Starting a Codecell service...")
                     said = True
                 continue
             if line is None:

@@ -14,8 +14,9 @@ import functools
 import inspect
 import os
 import queue
+import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -38,6 +39,8 @@ class _Background:
         self._thread: threading.Thread | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
+        if sys.is_finalizing():  # no thread runs or starts any more: waiting for one would never end
+            raise RuntimeError("no blocking call can be made while the interpreter ends")
         with self._lock:
             alive = self._thread is not None and self._thread.is_alive() and self._pid == os.getpid()
             if self._loop is None or not alive:
@@ -59,7 +62,8 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
     """Run what `make` returns on the background loop and wait for it.
 
     Raises:
-        RuntimeError: called from a coroutine that itself runs on the background loop.
+        RuntimeError: called from a coroutine that itself runs on the background loop, or while the
+            interpreter ends.
     """
     loop = _BACKGROUND.loop()
     inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -152,7 +156,7 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def iterate(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+def iterate(make: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
     """The items of an async iterator, one blocking step each; closing it closes the source."""
     stream = make()
 
@@ -170,7 +174,8 @@ def iterate(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         while (got := run_sync(step)) is not None:
             yield got[0]
     finally:
-        run_sync(close)
+        if not sys.is_finalizing():  # else the source's connection ends with the process
+            run_sync(close)
 
 
 class PerLoop(Generic[T]):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from agent_client.cli_run import run_code, size, stdin_of
 from agent_client.errors import CodecellError
@@ -22,16 +26,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(own)
     arguments.args = given[len(own) + 1 :]
     command: Callable[[argparse.Namespace], int] = arguments.command
+    _end_on_signals()
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
     except CodecellError as error:
-        sys.stderr.write(f"codecell: {error}\n")
-        return OUR_FAULT
+        return _fail(str(error), OUR_FAULT)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be printed
+        _print_no_more()
         return 141
+    except OSError as error:
+        _print_no_more()
+        with contextlib.suppress(OSError):
+            _fail(f"cannot write: {error}", OUR_FAULT)
+        return OUR_FAULT
+
+
+def _end_on_signals() -> None:
+    """Let the signals that end a process end it in order: what was started is stopped, files removed."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+                signal.signal(number, _end)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _print_no_more() -> None:
+    """Standard output takes nothing: what is left of ours goes nowhere, without another error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(text: str, status: int) -> int:
+    sys.stderr.write(f"codecell: {text}\n")
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,12 +141,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
+    if arguments.max_turns is not None and arguments.max_turns < 1:
+        return _fail("--max-turns is a number of round trips above zero", 2)
+    if arguments.work_dir is not None:
+        try:
+            arguments.work_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return _fail(f"--work-dir is no directory that can be used: {error}", 2)
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-        sys.stderr.write(
-            "codecell chat: no model. Set OPENAI_API_KEY (OPENAI_BASE_URL for another endpoint than OpenAI's,"
-            " --model for its model). `codecell demo` needs no key.\n"
+        return _fail(
+            "no model. Set OPENAI_API_KEY (OPENAI_BASE_URL for another endpoint than OpenAI's,"
+            " --model for its model). `codecell demo` needs no key.",
+            2,
         )
-        return 2
     from agent_client import AssistantAgent, OpenAIChatCompletionClient, RemoteCodeExecutor, UserProxyAgent
 
     task = stdin_of(sys.stdin).decode("utf-8", "replace") if arguments.task == "-" else arguments.task
@@ -140,8 +181,11 @@ def _sessions(arguments: argparse.Namespace) -> int:
 
     with ExecutorClient(arguments.url, arguments.key, autostart=False) as client:
         if arguments.action == "list":
-            for info in client.iter_sessions():
+            listed = list(client.iter_sessions())
+            for info in listed:
                 _print(f"{info.id}  {info.state:6}  {info.language:10}  expires {info.expires_at}")
+            if not listed:
+                sys.stderr.write("no sessions\n")
             return 0
         ids = [info.id for info in client.iter_sessions()] if arguments.all else arguments.ids
         if not ids and not arguments.all:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -11,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,7 +21,7 @@ from agent_client.client import ExecutorClient, Session
 from agent_client.client.sync_client import BlockingStream
 from agent_client.executors.mirror import Mirror, Refused
 from agent_client.output_text import Cleaner
-from agent_client.wire.events import Display, Error, Result, Stderr, Stdout
+from agent_client.wire.events import Display, Error, InputRequest, Result, Stderr, Stdout
 from agent_client.wire.results import ExecutionResult, RunResult
 
 EXTENSIONS = {
@@ -47,12 +48,20 @@ def size(text: str) -> int:
 
 def run_code(client: ExecutorClient, arguments: argparse.Namespace) -> int:
     """Run as the command line says; the program's exit status."""
+    if arguments.session and (arguments.args or arguments.memory):
+        what = "--memory" if arguments.memory else "arguments after --"
+        _say(f"{what}: for runs alone, not with --session (a session has its own)")
+        return 2
     from_stdin = arguments.file == "-"
     try:
         code = (stdin_of(sys.stdin) if from_stdin else Path(arguments.file).read_bytes()).decode()
         files = dict(_file(spec) for spec in arguments.files)
-    except (OSError, UnicodeDecodeError) as error:
-        sys.stderr.write(f"codecell run: {error}\n")
+    except OSError as error:
+        _say(str(error))
+        return 2
+    except UnicodeDecodeError as error:
+        name = "standard input" if from_stdin else repr(arguments.file)
+        _say(f"{name} is no program in UTF-8: {error}")
         return 2
     language = arguments.language or EXTENSIONS.get(Path(arguments.file).suffix.lower(), "python")
     if arguments.session:
@@ -78,13 +87,22 @@ def run_code(client: ExecutorClient, arguments: argparse.Namespace) -> int:
 def _in_session(
     session: Session, code: str, language: str, files: dict[str, bytes], arguments: argparse.Namespace
 ) -> int:
-    if arguments.memory or arguments.args:
-        _say("--memory and arguments are for runs; a session has its own")
     for name, content in files.items():
         session.files.write(name, content)
     limits = {"wall_time": arguments.timeout} if arguments.timeout else {}
     chosen = None if language == session.info.language else language
-    result = _show(session.stream(code, language=chosen, limits=limits), quiet=arguments.json)
+    with_input = arguments.file != "-" and not arguments.no_stdin and _is_given(sys.stdin)
+    stream = session.stream(code, language=chosen, limits=limits, allow_input=with_input)
+
+    def answer(_: InputRequest) -> None:
+        line = sys.stdin.buffer.readline()
+        if line:
+            session.answer(stream.id, line.decode("utf-8", "replace").rstrip("\r\n"))
+        else:
+            _say("the code asks for more input than there is; it is interrupted")
+            session.interrupt()
+
+    result = _show(stream, quiet=arguments.json, answer=answer)
     if arguments.collect:
         found = [e.path for e in session.files.list(recursive=True) if e.type == "file"]
         wanted = [p for p in found if any(fnmatch.fnmatchcase(p, glob) for glob in arguments.collect)]
@@ -94,12 +112,15 @@ def _in_session(
 
 def stdin_of(stream: TextIO) -> bytes:
     """What is piped or redirected in; nothing from a terminal or a device."""
+    return stream.buffer.read() if _is_given(stream) else b""
+
+
+def _is_given(stream: TextIO) -> bool:
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except (OSError, ValueError, AttributeError):
-        return b""
-    given = stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-    return stream.buffer.read() if given else b""
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _file(spec: str) -> tuple[str, bytes]:
@@ -109,11 +130,17 @@ def _file(spec: str) -> tuple[str, bytes]:
     return name or Path(path).name, Path(path).read_bytes()
 
 
-def _show(stream: BlockingStream[Any], *, quiet: bool) -> Any:
+def _show(
+    stream: BlockingStream[Any], *, quiet: bool, answer: Callable[[InputRequest], None] | None = None
+) -> Any:
     """Print the output as it comes; the result."""
     out, err = _Printer(sys.stdout), _Printer(sys.stderr)
-    with stream as events:
-        for event in events:
+    with contextlib.closing(stream):
+        for event in stream:
+            if isinstance(event, InputRequest) and answer is not None:
+                if not quiet:
+                    out.write(event.prompt)
+                answer(event)
             if quiet:
                 continue
             match event:

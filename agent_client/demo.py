@@ -27,15 +27,18 @@ PLOT = "msft_aapl_gains.png"
 _FIRST = """I read the data, take the last twelve months of both companies, and look at their gains.
 
 ```python
-import pandas as pd
+import csv
 
-stocks = pd.read_csv("stocks.csv", parse_dates=["Date"])
-last_year = stocks[stocks["Date"] >= stocks["Date"].max() - pd.DateOffset(years=1)]
-prices = last_year.pivot(index="Date", columns="Symbol", values="Price")[["MSFT", "AAPL"]]
-print((prices.iloc[-1] / prices.iloc[0] - 1).map("{:+.1%}".format))
+prices = {"MSFT": [], "AAPL": []}
+with open("stocks.csv") as file:
+    for row in csv.DictReader(file):
+        if row["Symbol"] in prices:
+            prices[row["Symbol"]].append(float(row["Price"]))
+for company, known in prices.items():
+    print(f"{company}: {known[-1] / known[-13] - 1:+.1%}")
 ```
 """
-_SECOND = f"""There is no column `Date`: I guessed the names. I look at the header, and use what is there.
+_SECOND = f"""There is no column `Symbol`: I guessed the names. I look at the header, and use what is there.
 
 ```python
 import pandas as pd
@@ -74,12 +77,13 @@ TERMINATE"""
 
 def run_demo(out: Path, *, service: OwnService | None = None) -> int:
     """Run the demo with a service of its own; 0 if a plot came out of it."""
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("data") / "stocks.csv", out / "stocks.csv")
-    _print(
-        "Codecell's demo. A service is started for it on a free port; code runs in a sandbox there."
-        "\n(The first time, its Python image is built: that takes some minutes.)"
-    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(__file__).with_name("data") / "stocks.csv", out / "stocks.csv")
+    except OSError as error:
+        sys.stderr.write(f"codecell: cannot write to {out} ({error}): choose another directory with --out\n")
+        return 2
+    _print("Codecell's demo. A service is started for it on a free port; code runs in a sandbox there.")
     with service or OwnService() as found:
         _print(f"The service listens on {found.url}.")
         executor = RemoteCodeExecutor(base_url=found.url, api_key=found.api_key, work_dir=out)
@@ -106,7 +110,7 @@ def _model() -> ModelClient:
 def _report(result: ChatResult) -> int:
     plots = [made for made in result.artifacts if _is_plot(made)]
     if not plots:
-        sys.stderr.write("The demo made no plot.\n")
+        sys.stderr.write("No plot was saved (see above).\n")
         return 1
     _print("")
     for plot in plots:

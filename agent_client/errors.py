@@ -190,14 +190,16 @@ def api_error(
     url: str,
     request_id: str | None = None,
     retry_after: float | None = None,
+    key_sent: bool = True,
 ) -> ApiError:
     """The typed error for a problem+json answer; an unknown code gives its family's class."""
     code = str(problem.get("code") or "")
     detail = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
     kind = _BY_CODE.get(code) or (ServiceFault if status >= 500 else ApiError)
     if kind is AuthenticationFailed:
+        wanted = "another API key" if key_sent else "an API key"
         detail = (
-            f"{detail}: {url} wants another API key. Set CODECELL_API_KEY or pass api_key= (for the"
+            f"{detail}: {url} wants {wanted}. Set CODECELL_API_KEY or pass api_key= (for the"
             " command line, --key)."
         )
     found = problem.get("errors")

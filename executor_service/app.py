@@ -90,6 +90,7 @@ async def _service(
             ceiling=settings.ceiling,
             language_items=[language_item(catalog, n) for n in range(len(catalog.offers))],
             image_items=[image_item(image, catalog) for image in images],
+            draining=lambda: sessions.draining,
         )
         metrics.watch("codecell_pool", "Sandboxes by state", "state", lambda: pool_numbers(pool))
         metrics.watch("codecell_sessions", "Sessions by state", "state", lambda: {"open": len(sessions)})

@@ -78,7 +78,7 @@ def _sandbox(name: str) -> tuple[list[Check], Mapping[str, Mapping[str, str]]]:
     checks = [Check(name=f"image {name}", ok=True, detail=str(image.directory))]
 
     async def attempt(state: Path) -> Mapping[str, Mapping[str, str]]:
-        async with LocalBackend([image], state, f"doctor-{os.getpid()}") as backend:
+        async with LocalBackend([image], state, f"doctor-{os.getpid()}", may_move=False) as backend:
             sandbox = await backend.create(SandboxSpec(image=image.name))
             await sandbox.close()
             return {aspect: dict(how) for aspect, how in backend.isolation().items()}

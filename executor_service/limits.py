@@ -78,7 +78,7 @@ def resolve(
     high = tuple(
         FieldError(
             loc=f"limits.{name}",
-            message=f"limits.{name} may be at most {getattr(ceiling, name):g}, not {value:g}",
+            message=f"limits.{name} may be at most {_number(getattr(ceiling, name))}, not {_number(value)}",
         )
         for name, value in chosen.items()
         if value > getattr(ceiling, name)
@@ -96,6 +96,11 @@ def _wrong(name: str, value: float, scope: Scope) -> FieldError | None:
     if not math.isfinite(value) or value <= 0:
         return FieldError(loc=loc, message=f"{loc} must be a finite number above zero")
     return None
+
+
+def _number(value: float) -> str:
+    """As people write it: integers in full."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 _SCOPE_WORDS: Mapping[Scope, str] = {

@@ -1,7 +1,7 @@
-"""An owner for background tasks: whoever starts tasks has one of these and leaves it when done.
+"""An owner for background tasks: whoever starts tasks has one of these and cancels it when done.
 
 Unlike `asyncio.TaskGroup`, one task that fails does not end the others: the failure is logged, and
-the owner goes on. Leaving cancels what still runs and waits for it.
+the owner goes on. Cancelling waits for what still runs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -21,17 +20,6 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.cancel()
 
     def __len__(self) -> int:
         return len(self._running)

@@ -242,7 +242,6 @@ class FakeProgram:
             stderr_truncated=self._cut["stderr"],
             duration=0.5,
             cpu_time=0.25,
-            peak_memory_bytes=None,
         )
 
     def _kill(self, reason: str) -> None:

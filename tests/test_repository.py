@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,6 +90,48 @@ def test_a_directory_that_is_no_environment_is_never_removed(tmp_path: Path) -> 
 def test_no_file_names_this_machine_or_holds_a_secret() -> None:
     """The repository has nothing that scripts/check refuses."""
     assert list(load("check_leaks").leaks(ROOT, Path.home())) == []
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+)
+def test_links_of_the_documents_resolve(file: str) -> None:
+    """Every relative link leads to a file, and its fragment to a heading."""
+    assert dead_links(ROOT / file) == []
+
+
+def test_dead_links_are_found(tmp_path: Path) -> None:
+    """Of links: a file or heading that is not there. What stands in a code block is none."""
+    (tmp_path / "b.md").write_text("# A `b`, too\n")
+    (tmp_path / "a.md").write_text(
+        "# One\n[x](b.md) [x](b.md#a-b-too) [x](#one) [x](https://a.b/c) [x](mailto:a@b.c)\n"
+        "[x](c.md) [x](b.md#one) [x](#two)\n```\n# Two\n[x](d.md)\n```\n"
+    )
+    assert dead_links(tmp_path / "a.md") == ["c.md", "b.md#one", "#two"]
+
+
+def dead_links(document: Path) -> list[str]:
+    """Relative links of a document that lead nowhere."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        name, _, fragment = link.partition("#")
+        target = document.parent / name if name else document
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (fragment and fragment not in headings(target)):
+            dead.append(link)
+    return dead
+
+
+def headings(document: Path) -> set[str]:
+    """The fragments that GitHub makes of headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def prose(document: Path) -> str:
+    """A document without its code blocks."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_leaks_are_found(tmp_path: Path) -> None:

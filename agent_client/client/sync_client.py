@@ -81,6 +81,7 @@ class BlockingStream(Generic[R]):
     def close(self) -> None:
         """Close the connection, which stops the work unless it is detached."""
         run_sync(self._stream.aclose)
+        self._events.close()
 
     def __iter__(self) -> Iterator[Event]:
         return self._events

@@ -103,7 +103,7 @@ async def open_terminal(address: Address, path: str, *, rows: int, cols: int) ->
             url, additional_headers=headers, open_timeout=CONNECT_TIME * 2, max_size=None, proxy=None
         )
     except InvalidStatus as error:
-        raise _refused(error.response.status_code, error.response.body, address.url) from error
+        raise _refused(error.response.status_code, error.response.body, address) from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ServiceUnreachable(f"No terminal at {address.url}: {error}") from error
     try:
@@ -112,15 +112,15 @@ async def open_terminal(address: Address, path: str, *, rows: int, cols: int) ->
         await socket.close()
 
 
-def _refused(status: int, body: bytes | bytearray | None, url: str) -> Exception:
+def _refused(status: int, body: bytes | bytearray | None, address: Address) -> Exception:
+    url, key_sent = address.url, bool(address.api_key)
     try:
         problem = json.loads(body or b"")
     except ValueError:
         problem = None
     if isinstance(problem, dict) and "code" in problem:
-        return api_error(status, problem, url=url)
+        return api_error(status, problem, url=url, key_sent=key_sent)
     if status == 401:
-        return api_error(
-            status, {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}, url=url
-        )
+        problem = {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}
+        return api_error(status, problem, url=url, key_sent=key_sent)
     return UnexpectedAnswer(f"{url} refused the terminal with status {status}")

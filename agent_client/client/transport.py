@@ -216,6 +216,7 @@ async def _problem(response: httpx2.Response, url: str) -> ApiError:
         url=url,
         request_id=response.headers.get("X-Request-Id"),
         retry_after=_seconds(response.headers.get("Retry-After")),
+        key_sent="Authorization" in response.request.headers,
     )
 
 

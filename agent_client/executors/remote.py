@@ -189,8 +189,7 @@ class RemoteCodeExecutor:
         has = (await self._client.info()).backend
         if has != backend:
             raise BackendUnavailable(
-                f"the backend {backend!r} was demanded (use_docker=True?), this service runs {has!r}: start"
-                f" one with `codecell-executor serve --backend {backend}`",
+                f"the backend {backend!r} was demanded (use_docker=True?), this service runs {has!r}",
                 status=503,
                 code="backend_unavailable",
             )

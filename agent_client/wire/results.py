@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal as signals
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from agent_client.wire.parse import content_bytes, items, take
 Json = Any
 
 INTERRUPTED, TIMED_OUT, KILLED = 130, 124, 137
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_SHELL_ENDED = re.compile(r"exit code ([0-9]{1,3})|ended by (SIG[A-Z0-9+-]+)")
 
 
 def exit_status(outcome: str | None, exit_code: int | None, signal: str | None = None) -> int:
@@ -184,7 +187,15 @@ class ExecutionResult:
 
     @property
     def exit_status(self) -> int:
-        return exit_status(self.outcome, self.exit_code, self.signal)
+        """As a program's: of code that called `sys.exit`, or of a shell's, the code it ended with."""
+        if self.outcome != "error" or self.exit_code is not None or self.signal is not None:
+            return exit_status(self.outcome, self.exit_code, self.signal)
+        if self.error is not None:
+            return _raised(self.error)
+        ended = _SHELL_ENDED.fullmatch(self.detail or "")
+        return exit_status(
+            "error", int(ended[1]) if ended and ended[1] else None, ended[2] if ended else None
+        )
 
     @property
     def text(self) -> str | None:
@@ -213,6 +224,15 @@ class ExecutionResult:
             outcome=self.outcome,
             detail=self.detail,
         )
+
+
+def _raised(error: ErrorInfo) -> int:
+    """What Python would have exited with."""
+    if error.name != "SystemExit":
+        return 1
+    if error.value in ("", "None"):
+        return 0
+    return int(error.value) & 0xFF if _INTEGER.fullmatch(error.value) else 1
 
 
 def parse_error(data: Mapping[str, Json]) -> ErrorInfo:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,8 +14,8 @@ from executor_service.api.connection import until_gone
 from executor_service.api.encode import json_response
 from executor_service.api.ports import Json, Operation
 from executor_service.api.service import Service
-
-_BULKY = frozenset({"stdout", "stderr", "displays", "result"})
+from executor_service.events import Completed, Error, File
+from executor_service.sessions.fold import FIELDS, error_json
 
 
 async def started(request: Request, operation: Operation, service: Service, location: str) -> Response:
@@ -52,5 +54,17 @@ def summary(operation: Operation) -> Json:
     if operation.journal.failure is not None:
         found: Json = {"outcome": None, "detail": operation.journal.failure.detail}
     else:
-        found = {k: v for k, v in operation.fold().items() if k not in _BULKY}
+        found = {**FIELDS[operation.kind], "duration": operation.elapsed, **_told(operation)}
     return {**found, "id": operation.id, "state": operation.state}
+
+
+def _told(operation: Operation) -> Mapping[str, Any]:
+    """What its events say beside its output, which may be long and is left alone."""
+    events = operation.journal.events
+    if isinstance(events[-1], Completed):
+        return events[-1].fields
+    if operation.kind != "execution":
+        return {}
+    errors = [error_json(each) for each in events if isinstance(each, Error)]
+    files = [{"path": each.path, "size": each.size} for each in events if isinstance(each, File)]
+    return {"error": errors[-1] if errors else None, "files": files}

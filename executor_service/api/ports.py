@@ -50,6 +50,9 @@ class Operation(Protocol):
     def detached(self) -> bool: ...
     @property
     def journal(self) -> Journal: ...
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was started."""
 
     def fold(self) -> Json:
         """The JSON body, as far as it is known. Raises the service's failure if it ended by one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Status:
     ceiling: Limits
     language_items: Sequence[Mapping[str, Any]]
     image_items: Sequence[Mapping[str, Any]]
+    draining: Callable[[], bool]
 
     def languages(self) -> list[dict[str, Any]]:
         """The languages whose smoke program ran."""
@@ -48,8 +49,10 @@ class Status:
         """The pool's state.
 
         Raises:
-            BackendUnavailable: the backend does not answer.
+            BackendUnavailable: the service is shutting down, or the backend does not answer.
         """
+        if self.draining():
+            raise BackendUnavailable("the service is shutting down")
         try:
             await asyncio.wait_for(self.backend.ping(), PING_TIMEOUT)
         except TimeoutError:

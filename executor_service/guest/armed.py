@@ -19,13 +19,10 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
-import errno
 import fcntl
 import gc
 import io
-import math
 import os
-import resource
 import signal
 import site
 import socket
@@ -35,6 +32,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from executor_service.guest.deliver import set_limits, write_source
 from executor_service.guest.leaving import Leaving
 from executor_service.guest.preload import preload
 from executor_service.guest.protocol import HEADER, pack_json, parse_header, parse_json, recv_exactly
@@ -92,7 +90,7 @@ def serve_armed(control: socket.socket, stash: Stash) -> None:
     except (EOFError, ConnectionError):
         os._exit(0)  # the sandbox is ending
     _take_descriptors(fds, control.fileno())
-    _set_limits(request["limits"])
+    set_limits(request["limits"])
     argv, env = [str(word) for word in request["argv"]], dict(request["env"])
     try:
         write_source(os.getcwd(), request.get("source"))
@@ -138,45 +136,6 @@ def _take_descriptors(fds: Sequence[int], keep: int) -> None:
     if os.isatty(0):
         with contextlib.suppress(OSError):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _set_limits(limits: dict[str, Any]) -> None:
-    files = int(limits["open_files"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if limits.get("cpu_time"):
-        seconds = max(1, math.ceil(limits["cpu_time"]))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-
-
-def write_source(workspace: str, source: dict[str, Any] | None) -> None:
-    """Write the program's text below `workspace`, replacing whatever stands at its path; no link is followed.
-
-    Raises:
-        OSError: a parent is a link or a file, a directory stands at the path, or no space is left.
-    """
-    if not source or source.get("text") is None:
-        return
-    *parents, name = (part for part in str(source["path"]).split("/") if part not in ("", "."))
-    if ".." in (*parents, name):
-        raise OSError(errno.EINVAL, "a path outside of the workspace", source["path"])
-    directory = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for parent in parents:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parent, dir_fd=directory)
-            below = os.open(
-                parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
-            )
-            os.close(directory)
-            directory = below
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(name, flags, 0o644, dir_fd=directory), "wb") as file:
-            file.write(str(source["text"]).encode("utf-8", "surrogatepass"))
-    finally:
-        os.close(directory)
 
 
 def _refuse(text: str, code: int) -> None:

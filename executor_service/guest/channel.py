@@ -65,3 +65,11 @@ def close_others(keep: Sequence[int]) -> None:
             os.closerange(low, fd)
             low = fd + 1
     os.closerange(low, 1 << 30)
+
+
+def leave_standard_streams() -> None:
+    """Leave the service's for /dev/null: through ours, the sandbox's code could read the service's log."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)

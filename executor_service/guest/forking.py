@@ -37,11 +37,7 @@ _JOINED = (
 
 def serve(config: dict[str, Any], control: socket.socket) -> None:
     """Until the nursery lets go of `control` and the last child has ended; returns only in a child."""
-    identity = Identity(
-        many_uids=config["many_uids"],
-        seccomp=bytes.fromhex(config["seccomp"]),
-        last_capability=linux.last_capability(),
-    )
+    identity = Identity.of(config)
     flavour = config["flavour"]
     become = _prepare(flavour, [] if flavour == "light" else config["preload"])
     control.send(b"ready")
@@ -148,7 +144,7 @@ def _become(become: Callable[[socket.socket], None], identity: Identity, fds: li
         _enter(identity, fds)
         control = socket.socket(fileno=fds[1])
         channel.close_others([control.fileno()])
-        _leave_standard_streams()
+        channel.leave_standard_streams()
         os.setsid()
         os.chdir("/workspace")
         become_user(identity)
@@ -157,14 +153,6 @@ def _become(become: Callable[[socket.socket], None], identity: Identity, fds: li
     except Exception:
         traceback.print_exc()  # our own failure: on the service's stderr, until that is left
         os._exit(70)
-
-
-def _leave_standard_streams() -> None:
-    """The service's stderr is the host's, and from here on the sandbox's code can look into this process."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
 
 
 def _enter(identity: Identity, fds: list[int]) -> None:

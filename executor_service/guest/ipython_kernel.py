@@ -94,6 +94,19 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     async def poll_stopped_queue(self) -> None:
         """There is no debugger."""
 
+    async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """As always; but an interrupt that comes just before or after the cell's own code is answered too.
+
+        ipykernel would swallow it without a reply, and whoever asked would wait for one.
+        """
+        try:
+            await super().execute_request(stream, ident, parent)
+        except KeyboardInterrupt:
+            content = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": ["KeyboardInterrupt"]}
+            self.send_response(self.iopub_socket, "error", content)
+            reply = {**content, "status": "error", "execution_count": self.execution_count}
+            self.session.send(stream, "execute_reply", reply, parent, ident=ident)
+
     async def do_execute(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Execute, then drain descriptors 1 and 2: they belong to this execution."""
         importlib.invalidate_caches()  # a command beside this kernel may have installed packages

@@ -6,9 +6,7 @@ import array
 import contextlib
 import fcntl
 import json
-import math
 import os
-import resource
 import signal
 import socket
 import termios
@@ -16,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from executor_service.guest import channel
+from executor_service.guest.deliver import set_limits, write_source
 from executor_service.guest.privileges import Identity, become_user
 from executor_service.guest.protocol import pack_json
 
@@ -66,7 +65,7 @@ def _child(
         channel.close_others([3])
         become_user(identity, processes)
         set_limits(request["limits"])
-        deliver(request.get("source"))
+        write_source(WORKSPACE, request.get("source"))
         os.chdir(request["cwd"])
         argv = [os.fsencode(word) for word in request["argv"]]
         environment = {os.fsencode(k): os.fsencode(v) for k, v in request["env"].items()}
@@ -88,24 +87,3 @@ def _default_signals() -> None:
         if signal.getsignal(number) != signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def set_limits(limits: dict[str, Any]) -> None:
-    """Open files and CPU seconds of this process; core dumps are off already."""
-    files = int(limits["open_files"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    if limits["cpu_time"]:
-        seconds = max(1, math.ceil(limits["cpu_time"]))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-
-
-def deliver(source: dict[str, Any] | None) -> None:
-    """Write the program's text into the workspace, replacing whatever stands at its path."""
-    if not source or source.get("text") is None:
-        return
-    path = os.path.join(WORKSPACE, source["path"])
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    with open(fd, "wb") as file:
-        file.write(source["text"].encode("utf-8", "surrogatepass"))

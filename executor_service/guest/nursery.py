@@ -238,7 +238,7 @@ def _guest_main(boot: socket.socket, fds: list[int], request: dict[str, Any], id
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         channel.close_others([boot.fileno(), *fds])
-        _leave_standard_streams()
+        channel.leave_standard_streams()
         _bound_shared_counts()
         guest.start(boot, fds[0], fds[1:], request, identity)
         status = 0
@@ -248,14 +248,6 @@ def _guest_main(boot: socket.socket, fds: list[int], request: dict[str, Any], id
         time.sleep(1)  # let the word be read before the end is seen
     finally:
         os._exit(status)
-
-
-def _leave_standard_streams() -> None:
-    """No descriptor of the host's in a sandbox: through a helper's stderr the service's log could be read."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
 
 
 def _bound_shared_counts() -> None:
@@ -277,11 +269,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     config, _ = channel.receive(control)
-    identity = Identity(
-        many_uids=config["many_uids"],
-        seccomp=bytes.fromhex(config["seccomp"]),
-        last_capability=linux.last_capability(),
-    )
+    identity = Identity.of(config)
     zygotes: dict[str, Zygote] = {}
     try:
         for flavour in FLAVOURS:

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from typing import Any, Self
 
 from executor_service.guest import linux
 from executor_service.guest.template import RELAY, USER
@@ -25,6 +26,15 @@ class Identity:
     many_uids: bool
     seccomp: bytes
     last_capability: int
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Self:
+        """From the service's configuration of a nursery, and what this kernel knows."""
+        return cls(
+            many_uids=config["many_uids"],
+            seccomp=bytes.fromhex(config["seccomp"]),
+            last_capability=linux.last_capability(),
+        )
 
 
 def confine_guest(identity: Identity) -> None:

@@ -368,7 +368,6 @@ class Handler:
                 "stderr_truncated": self._truncated[Kind.STDERR],
                 "duration": time.monotonic() - self._started,
                 "cpu_time": status["cpu_time"],
-                "peak_memory_bytes": None,
             }
         )
         if self._flush(wait=True):

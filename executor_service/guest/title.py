@@ -12,7 +12,6 @@ import struct
 from collections.abc import Mapping, Sequence
 
 _PR_SET_NAME, _PR_SET_MM, _PR_SET_MM_MAP = 15, 35, 14
-_PAGE = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sbrk.restype = ctypes.c_void_p

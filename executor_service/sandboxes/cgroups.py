@@ -7,9 +7,11 @@ hierarchy, version 2 one directory in all. Sources: cgroups(7), the kernel's doc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,9 @@ V2_CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD = 100_000  # microseconds; the kernel's default for the cpu quota
 GUEST_PROCESSES = 32  # process 1, its handlers and helpers; user code is held by RLIMIT_NPROC besides
 SOCKET_MEMORY = 64 << 20  # of socket buffers, on top of the limit
-GUEST_MEMORY = 24 << 20  # what our own processes in the group may take, on top of the caller's limit
+NAME = "codecell-"  # what the name of an instance's group begins with
+LEAF = "codecell-service"  # where the service itself goes, if it must make room in its own group (version 2)
+GUEST_MEMORY = 16 << 20  # what our own processes in the group may take, on top of the caller's limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +39,21 @@ class Hierarchy:
         return frozenset(self.parents)
 
 
-def find(instance: str, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> Hierarchy | None:
-    """The writable hierarchy for `instance`, its parent groups made; None where there is none."""
+def find(
+    instance: str,
+    root: Path = Path("/sys/fs/cgroup"),
+    proc: Path = Path("/proc"),
+    *,
+    may_move: bool = True,
+) -> Hierarchy | None:
+    """The writable hierarchy for `instance`, its parent groups made; None where there is none.
+
+    Version 2 gives controllers only to children of a group without processes: if `may_move`, and this is the
+    only process of its group, it moves itself into a child. Nobody else's process is ever moved.
+    """
     own = _own_groups((proc / "self/cgroup").read_text())
-    name = f"codecell-{instance}"
-    return _find_v1(own, root, name) or _find_v2(own, root, name)
+    name = NAME + instance
+    return _find_v1(own, root, name) or _find_v2(own, root, name, may_move)
 
 
 def _own_groups(text: str) -> dict[str, str]:
@@ -62,36 +76,52 @@ def _find_v1(own: Mapping[str, str], root: Path, name: str) -> Hierarchy | None:
             directory.mkdir(exist_ok=True)
             if os.access(directory / "tasks", os.W_OK):
                 parents[controller] = directory
-    return Hierarchy(version=1, parents=parents) if "memory" in parents else None
+    if "memory" in parents:
+        return Hierarchy(version=1, parents=parents)
+    _remove_empty(parents.values())
+    return None
 
 
-def _find_v2(own: Mapping[str, str], root: Path, name: str) -> Hierarchy | None:
+def _find_v2(own: Mapping[str, str], root: Path, name: str, may_move: bool) -> Hierarchy | None:
     if "" not in own or not (root / "cgroup.controllers").exists():
         return None
-    base = root / own[""].lstrip("/")
+    path = own[""]
+    while path.endswith("/" + LEAF):  # a service moved there, which started us or was this very process
+        path = path.removesuffix("/" + LEAF)
+    base = root / path.lstrip("/")
     directory = base / name
     try:
+        passed_on = _pass_on(base, may_move)
         directory.mkdir(exist_ok=True)
-        enabled = _enable(base) & _enable(directory)
+        enabled = passed_on & _pass_on(directory, may_move=False)
     except OSError:
-        return None
-    parents = {controller: directory for controller in V2_CONTROLLERS if controller in enabled}
-    return Hierarchy(version=2, parents=parents) if "memory" in parents else None
+        enabled = set()
+    if "memory" in enabled:
+        parents = {controller: directory for controller in V2_CONTROLLERS if controller in enabled}
+        return Hierarchy(version=2, parents=parents)
+    _remove_empty([directory])
+    return None
 
 
-def _enable(directory: Path) -> set[str]:
-    """Pass the controllers on to children; a group that has processes must first move them into a leaf."""
+def _pass_on(directory: Path, may_move: bool) -> set[str]:
+    """Give the controllers to children; which they get.
+
+    Raises:
+        OSError: the kernel refuses; because of the group's processes (EBUSY), unless it is only ours.
+    """
     available = set((directory / "cgroup.controllers").read_text().split()) & set(V2_CONTROLLERS)
     control = directory / "cgroup.subtree_control"
     wanted = " ".join(f"+{controller}" for controller in sorted(available))
     try:
         control.write_text(wanted)
-    except OSError:  # EBUSY: "no internal processes"
-        leaf = directory / "codecell-service"
+    except OSError as error:
+        pid = str(os.getpid())
+        alone = (directory / "cgroup.procs").read_text().split() == [pid]
+        if error.errno != errno.EBUSY or not may_move or not alone:
+            raise
+        leaf = directory / LEAF
         leaf.mkdir(exist_ok=True)
-        for pid in (directory / "cgroup.procs").read_text().split():
-            with contextlib.suppress(OSError):
-                (leaf / "cgroup.procs").write_text(pid)
+        (leaf / "cgroup.procs").write_text(pid)
         control.write_text(wanted)
     return {word.lstrip("+") for word in control.read_text().split()}
 
@@ -104,7 +134,6 @@ class Group:
         self._dirs = {controller: parent / name for controller, parent in hierarchy.parents.items()}
         for directory in set(self._dirs.values()):
             directory.mkdir()
-        self._cpu_before = 0.0
         self._memory_before = 0
 
     def open_joins(self) -> list[int]:
@@ -167,26 +196,76 @@ class Group:
         return all(_remove(directory, end) for directory in set(self._dirs.values()))
 
 
-def sweep(hierarchy: Hierarchy) -> int:
-    """Kill and remove what a predecessor left below this instance's parents; how many groups."""
+def remember(hierarchy: Hierarchy, remembered: Path) -> None:
+    """Add the instance's parents to the file `remembered`: they depend on where the service was started."""
+    _write_paths(remembered, _read_paths(remembered) | set(hierarchy.parents.values()))
+
+
+def sweep(hierarchy: Hierarchy | None, remembered: Path) -> int:
+    """Kill and remove what a predecessor left below the parents, remembered ones too; how many groups."""
+    current = set(hierarchy.parents.values()) if hierarchy else set()
+    known = _read_paths(remembered) | current
     removed = set()
-    for parent in set(hierarchy.parents.values()):
-        for directory in parent.iterdir():
-            if not directory.is_dir():
-                continue
-            for pid in (directory / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), 9)
-            if _remove(directory, time.monotonic() + 5.0):
-                removed.add(directory.name)
+    for parent in known:
+        for directory in _directories(parent):
+            with contextlib.suppress(OSError):
+                _kill(directory)
+                if _remove(directory, time.monotonic() + 5.0):
+                    removed.add(directory.name)
+    _forget(known - current, remembered)
     return len(removed)
 
 
-def remove_parents(hierarchy: Hierarchy) -> None:
+def remove_parents(hierarchy: Hierarchy, remembered: Path) -> None:
     """Remove the instance's own, empty, groups."""
-    for parent in set(hierarchy.parents.values()):
+    _forget(hierarchy.parents.values(), remembered)
+
+
+def _forget(parents: Iterable[Path], remembered: Path) -> None:
+    """Remove empty parents, and them from the file."""
+    _remove_empty(parents)
+    known = _read_paths(remembered)
+    if left := {parent for parent in known if parent.is_dir()}:
+        _write_paths(remembered, left)
+    else:
+        remembered.unlink(missing_ok=True)
+
+
+def _read_paths(remembered: Path) -> set[Path]:
+    try:
+        paths = {Path(os.fsdecode(line)) for line in remembered.read_bytes().split(b"\n")}
+    except OSError:
+        return set()
+    return {path for path in paths if path.is_absolute() and path.name.startswith(NAME)}
+
+
+def _write_paths(remembered: Path, paths: Iterable[Path]) -> None:
+    temporary = remembered.with_name(f".{remembered.name}-{os.getpid()}")
+    temporary.write_bytes(b"".join(os.fsencode(path) + b"\n" for path in sorted(paths)))
+    temporary.replace(remembered)
+
+
+def _directories(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _kill(directory: Path) -> None:
+    for word in (directory / "cgroup.procs").read_text().split():
+        pid = int(word)
+        if (
+            pid
+        ):  # 0 is a process of a pid namespace that we cannot see; to kill(2) it would mean our own group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    for directory in set(directories):
         with contextlib.suppress(OSError):
-            parent.rmdir()
+            directory.rmdir()
 
 
 def _remove(directory: Path, end: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from executor_service.errors import SandboxFailed
 from executor_service.guest.protocol import CHUNK, VERSION, Kind, ProtocolError, pack, pack_json, parse_json
 from executor_service.sandboxes.base import Sandbox
-from executor_service.sandboxes.connection import read_frame
+from executor_service.sandboxes.connection import read_frame, read_json
 
 ANSWER_TIMEOUT = 30.0
 MAX_REPLY = 4 * 1024 * 1024  # no frame of a program is larger; output comes in chunks
@@ -57,10 +57,11 @@ class Ended:
     stderr_truncated: bool
     duration: float
     cpu_time: float
-    peak_memory_bytes: int | None
 
 
-async def ask(sandbox: Sandbox, request: Mapping[str, Any]) -> Mapping[str, Any]:
+async def ask(
+    sandbox: Sandbox, request: Mapping[str, Any], *, seconds: float = ANSWER_TIMEOUT
+) -> Mapping[str, Any]:
     """One small question to the guest and its answer.
 
     Raises:
@@ -69,9 +70,8 @@ async def ask(sandbox: Sandbox, request: Mapping[str, Any]) -> Mapping[str, Any]
     reader, writer = await sandbox.connect()
     try:
         writer.write(pack_json({"v": VERSION, **request}))
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            kind, payload = await read_frame(reader, MAX_REPLY)
-        answer = parse_json(payload) if kind is Kind.JSON else {}
+        async with asyncio.timeout(seconds):
+            answer = await read_json(reader, MAX_REPLY)
     except (TimeoutError, EOFError, OSError, ProtocolError) as error:
         raise SandboxFailed(f"the guest did not answer: {error!r}") from error
     finally:
@@ -203,5 +203,4 @@ def _ended(message: Mapping[str, Any]) -> Ended:
         stderr_truncated=message.get("stderr_truncated") is True,
         duration=number("duration"),
         cpu_time=number("cpu_time"),
-        peak_memory_bytes=None,
     )

@@ -24,6 +24,7 @@ from executor_service.guest.kernel_frames import SHELL, STDIN, pack_message
 from executor_service.guest.protocol import Kind, ProtocolError
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.connection import abandon, read_frame, read_json, send_json
+from executor_service.sandboxes.guest import ask
 from executor_service.sandboxes.kernel_execution import Execution, KernelDone
 from executor_service.sandboxes.kernel_messages import parse_message
 
@@ -32,7 +33,7 @@ __all__ = ["Kernel", "KernelDone"]
 PENDING = 256  # events that may wait for the caller
 CONNECT_TIME = 30.0  # seconds until a kernel must be ready
 OPEN_FILES = 1024  # a kernel starts with the default limit
-SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal
+SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal or to set a limit
 MISSING_TIME = 1.0  # seconds that the reply and the idle status may lie apart
 START_TIME = 1.0  # seconds that an interrupt waits for its execution to have begun
 
@@ -44,7 +45,7 @@ class Kernel:
         """Use `connect`."""
         self.died = asyncio.Event()  # also set by close
         self._open_files = OPEN_FILES
-        self.over_limit = asyncio.Event()  # the present execution passed a limit and was interrupted
+        self.over_limit = asyncio.Event()  # the present execution passed a limit: interrupt it
         self._sandbox, self._reader, self._writer = sandbox, reader, writer
         self._messages = Messages(key=b"none", check_pid=False)
         self._messages.auth = None  # messages are not signed; an empty key says so with a warning
@@ -100,6 +101,7 @@ class Kernel:
         """Execute `code`; what it shows, in order, and last a `KernelDone`.
 
         Closing the generator early forgets the execution, it does not stop it: interrupt first.
+        Nor does a limit stop it: what is too much is dropped, and `over_limit` is set.
 
         Args:
             code: one cell.
@@ -120,12 +122,7 @@ class Kernel:
         self.over_limit.clear()
         try:
             await self._send(SHELL, request)
-            interrupted = False
             while not isinstance(event := await present.next(), KernelDone):
-                if self.over_limit.is_set() and not interrupted:
-                    interrupted = True
-                    with contextlib.suppress(SandboxFailed):
-                        await self.interrupt()
                 if event is not None:
                     yield event
             yield event
@@ -164,22 +161,11 @@ class Kernel:
             SandboxFailed: the guest is gone or does not answer.
         """
         if number != self._open_files:
-            await self._tell({"op": "kernel_limits", "open_files": number})
+            await ask(self._sandbox, {"op": "kernel_limits", "open_files": number}, seconds=SIGNAL_TIME)
             self._open_files = number
 
     async def _signal(self, name: str) -> None:
-        await self._tell({"op": "kernel_signal", "signal": name})
-
-    async def _tell(self, order: dict[str, Any]) -> None:
-        reader, writer = await self._sandbox.connect()
-        try:
-            async with asyncio.timeout(SIGNAL_TIME):
-                await send_json(writer, {"v": protocol.VERSION, **order})
-                await read_json(reader)
-        except (EOFError, ProtocolError, TimeoutError) as error:
-            raise SandboxFailed(f"the guest did not carry out {order['op']}") from error
-        finally:
-            abandon(writer)
+        await ask(self._sandbox, {"op": "kernel_signal", "signal": name}, seconds=SIGNAL_TIME)
 
     def _request(
         self, kind: str, content: dict[str, Json], *, parent: Mapping[str, Json] | None = None
@@ -256,7 +242,7 @@ class _Present:
 
     def wake(self) -> None:
         """Make `next` look again at an execution whose state changed."""
-        if self.execution.replied or self.execution.idle or self.execution.over_limit:
+        if self.execution.replied or self.execution.idle:
             with contextlib.suppress(asyncio.QueueFull):  # then it is awake
                 self._queue.put_nowait(None)
 

@@ -47,7 +47,6 @@ class LocalSandbox:
         self.uids: UidLease | None = None
         self.group: cgroups.Group | None = None
         self.nursery: NurseryClient | None = None
-        self._configured: Lease | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def configure(self, lease: Lease) -> None:
@@ -131,9 +130,18 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(self, images: Sequence[BuiltImage], state_dir: Path, instance: str = "default") -> None:
+    def __init__(
+        self,
+        images: Sequence[BuiltImage],
+        state_dir: Path,
+        instance: str = "default",
+        *,
+        may_move: bool = True,  # this process, to another cgroup: see `cgroups.find`
+    ) -> None:
         self._images = {image.name: image for image in images}
         self._runtime_dir = state_dir / "run"
+        self._remembered = state_dir / "cgroups"
+        self._may_move = may_move
         self._instance = instance
         self._root = os.geteuid() == 0
         self._hierarchy: cgroups.Hierarchy | None = None
@@ -148,7 +156,9 @@ class LocalBackend:
         self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._runtime_dir.chmod(0o700)
         self._dir_fd = os.open(self._runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._hierarchy = cgroups.find(self._instance)
+        self._hierarchy = cgroups.find(self._instance, may_move=self._may_move)
+        if self._hierarchy:
+            cgroups.remember(self._hierarchy, self._remembered)
         self._seccomp = seccomp.program(denied=() if self._hierarchy else UNSEEN_MEMORY)
         if self._root:
             self._uids = UidRange(*configured_range())
@@ -179,7 +189,7 @@ class LocalBackend:
             await nursery.stop()
         self._nurseries.clear()
         if self._hierarchy:
-            cgroups.remove_parents(self._hierarchy)
+            cgroups.remove_parents(self._hierarchy, self._remembered)
         if self._dir_fd >= 0:
             os.close(self._dir_fd)
             self._dir_fd = -1
@@ -269,8 +279,8 @@ class LocalBackend:
             if path.stem not in self._live:
                 path.unlink(missing_ok=True)
                 removed += 1
-        if self._hierarchy and not self._live:
-            removed += await asyncio.to_thread(cgroups.sweep, self._hierarchy)
+        if not self._live:
+            removed += await asyncio.to_thread(cgroups.sweep, self._hierarchy, self._remembered)
         return removed
 
     async def adopt(self) -> list[LocalSandbox]:

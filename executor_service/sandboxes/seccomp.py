@@ -65,7 +65,7 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
-_LOAD, _RETURN, _JEQ, _JGE, _JGT, _JSET, _JA, _AND = 0x20, 0x06, 0x15, 0x35, 0x25, 0x45, 0x05, 0x54
+_LOAD, _RETURN, _JEQ, _JGE, _JGT, _JSET = 0x20, 0x06, 0x15, 0x35, 0x25, 0x45
 _NR, _ARCH, _ARG0, _ARG1, _ARG2 = 0, 4, 16, 24, 32
 
 Instruction = tuple[int, int, int, int]

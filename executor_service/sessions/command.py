@@ -158,8 +158,9 @@ class Command:
             verdict = replace(verdict, detail=self._stopped)
         usage = used(before.usage, after.usage, ended)
         if ended is not None:  # its own: others run beside it
-            usage = Usage(cpu_time=ended.cpu_time, peak_memory_bytes=ended.peak_memory_bytes)
+            usage = replace(usage, cpu_time=ended.cpu_time)
         if self._operation.kind == "command":
+            usage = replace(usage, peak_memory_bytes=None)  # the sandbox's says nothing of one command
             fields = program_fields(verdict, ended, duration=seconds, usage=usage)
         else:
             verdict = replace(verdict, detail=verdict.detail or exit_detail(ended))

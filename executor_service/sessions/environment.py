@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from executor_service.images import BASE_ENV, THREAD_COUNTS
 
 WORKSPACE = "/workspace"
+_WARM = {**BASE_ENV, **dict.fromkeys(THREAD_COUNTS, "1")}  # what a kernel was started with
 
 
 def environment(*layers: Mapping[str, str], cpus: float) -> dict[str, str]:
@@ -16,3 +17,8 @@ def environment(*layers: Mapping[str, str], cpus: float) -> dict[str, str]:
     for layer in layers:
         env |= layer
     return env
+
+
+def for_kernel(env: Mapping[str, str]) -> dict[str, str]:
+    """Those of `env` that a kernel, which was started before its lease was known, does not have yet."""
+    return {name: value for name, value in env.items() if _WARM.get(name) != value}

@@ -118,13 +118,24 @@ class Execution:
                 consumer.cancel()
                 await asyncio.wait([consumer])
             if not consumer.cancelled() and (error := consumer.exception()) is not None:
-                raise error
+                await self._forgive(error)
             await self._conclude(before, since)
+        except SandboxFailed as error:
+            log.warning("execution %s: %s", self._operation.id, error.detail)
+            self._operation.fail(error)
         except Exception:
             log.exception("execution %s failed", self._operation.id)
             self._operation.fail(
                 Internal("the execution could not be carried out; the service's log says why")
             )
+
+    async def _forgive(self, error: BaseException) -> None:
+        """Raise `error`, unless it is a failure of the sandbox that has a cause: then that is the outcome."""
+        ended = self._killed or self._cause not in (None, "interrupt")
+        if not isinstance(error, SandboxFailed) or not (
+            ended or await self._sandbox_is_gone(KernelDone(status="died"))
+        ):
+            raise error
 
     async def _consume(self) -> None:
         """Pass on what the kernel shows, to the end."""

@@ -80,6 +80,11 @@ class Sessions:
         """How many executions and commands go on."""
         return sum(len(session.running) for session in self._open.values())
 
+    @property
+    def draining(self) -> bool:
+        """Whether the service is shutting down and takes no more."""
+        return self._draining
+
     async def create(self, request: SessionRequest, owner: str) -> Session:
         """A ready session.
 
@@ -106,9 +111,11 @@ class Sessions:
             await session.start()
             self._admit()
         except BaseException:
-            if session is not None:
-                await session.close("it did not start")
-            await self._pool.release(sandbox)
+            try:
+                if session is not None:
+                    await session.close("it did not start")
+            finally:
+                await self._pool.release(sandbox)
             raise
         self._open[session.id] = session
         self._tasks.start(self._guard(session), name=f"guard {session.id}")

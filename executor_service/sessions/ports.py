@@ -6,15 +6,19 @@ Tests give fakes of these; nothing else in this room opens a connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
+from executor_service.errors import SandboxFailed
 from executor_service.events import Event
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import Files
 from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, start_program
 from executor_service.sandboxes.kernel import Kernel, KernelDone
+
+ENV_TIME = 30.0  # seconds that a kernel has to take its variables
 
 
 class ProgramPort(Protocol):
@@ -87,11 +91,32 @@ class Guest:
 
     async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> Kernel:
         kernel = await Kernel.connect(sandbox, fresh=fresh)
-        if env:
-            code = f"import os as _os; _os.environ.update({dict(env)!r}); del _os"
-            async for _ in kernel.execute(code, output_bytes=65536, silent=True):
-                pass
+        try:
+            if env:
+                await _set_env(kernel, env)
+        except BaseException:
+            await kernel.close()
+            raise
         return kernel
 
     def files(self, sandbox: Sandbox) -> Files:
         return Files(sandbox)
+
+
+async def _set_env(kernel: KernelPort, env: Mapping[str, str]) -> None:
+    """Raises SandboxFailed: the kernel does not take the variables."""
+    code = f"import os as _os; _os.environ.update({dict(env)!r}); del _os"
+    if "TZ" in env:
+        code += "; import time as _time; _time.tzset(); del _time"
+    done: Event | KernelDone | None = None
+    try:
+        async with (
+            asyncio.timeout(ENV_TIME),
+            contextlib.aclosing(kernel.execute(code, output_bytes=65536, silent=True)) as events,
+        ):
+            async for event in events:
+                done = event
+    except TimeoutError:
+        raise SandboxFailed("the kernel did not take its environment variables in time") from None
+    if not isinstance(done, KernelDone) or done.status != "ok":
+        raise SandboxFailed("the kernel could not take its environment variables")

@@ -63,7 +63,4 @@ def used(before: Usage, after: Usage, ended: Ended | None) -> Usage:
     cpu_time = ended.cpu_time if ended else None
     if before.cpu_time is not None and after.cpu_time is not None:
         cpu_time = max(0.0, after.cpu_time - before.cpu_time)
-    peak = after.peak_memory_bytes
-    if peak is None and ended is not None:
-        peak = ended.peak_memory_bytes
-    return Usage(cpu_time=cpu_time, peak_memory_bytes=peak)
+    return Usage(cpu_time=cpu_time, peak_memory_bytes=after.peak_memory_bytes)

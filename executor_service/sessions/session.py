@@ -23,7 +23,7 @@ from executor_service.sandboxes.files import Files
 from executor_service.sessions.catalog import Offer
 from executor_service.sessions.checks import check_seconds
 from executor_service.sessions.command import Command
-from executor_service.sessions.environment import environment
+from executor_service.sessions.environment import environment, for_kernel
 from executor_service.sessions.execution import Cell, Execution
 from executor_service.sessions.expiry import Lifetime, expired, instant
 from executor_service.sessions.kept import Kept
@@ -87,14 +87,14 @@ class Session:
         self._tasks = Tasks()
         env = environment(claim.offer.language.env, claim.env, cpus=claim.limits.cpus)
         self._env: Mapping[str, str] = env
-        self._holder = KernelHolder(sandbox, guest=guest, env=claim.env, tasks=self._tasks)
+        self._holder = KernelHolder(sandbox, guest=guest, env=for_kernel(env), tasks=self._tasks)
         bounds = {"seconds": policy.keep_for}
         self._executions = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
         self._commands = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
         self._works: dict[str, Work] = {}
         self._claimed = False
         self._restarting: asyncio.Task[None] | None = None
-        self._using = 0
+        self._using = self._terminals = 0
         self._finished = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -261,9 +261,13 @@ class Session:
         self._touch()
         self._admit_process()
         spec = terminal_spec(rows, cols, self._policy, self._env)
-        with self.using():
-            async with self._guest.program(self.sandbox, spec) as program:
-                yield program
+        self._terminals += 1
+        try:
+            with self.using():
+                async with self._guest.program(self.sandbox, spec) as program:
+                    yield program
+        finally:
+            self._terminals -= 1
 
     @property
     def files(self) -> Files:
@@ -320,7 +324,7 @@ class Session:
             self._touch()
 
     def _admit_process(self) -> None:
-        busy = len(self._commands.running()) + self._using
+        busy = len(self._commands.running()) + self._terminals
         if busy >= self._policy.max_commands:
             raise QuotaExceeded(f"{busy} commands and terminals go on in this session, no more are allowed")
 

@@ -61,6 +61,7 @@ def test_it_starts_and_stops(service: list[str]) -> None:
         directory = own._directory
         assert directory is not None
         assert directory.stat().st_mode & 0o077 == 0
+        assert found.api_key not in (directory / "key").read_text()
     assert not answers_as_codecell("127.0.0.1", port)
     assert not directory.exists()
 

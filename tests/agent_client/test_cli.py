@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 
 import agent_client
-from tests.agent_client.fake_service import FILE, KEY, FakeService, b64
+from agent_client.wire.results import ExecutionResult
+from tests.agent_client.fake_service import FILE, HANG, KEY, FakeService, b64
 
 Codecell = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(agent_client.__file__).parents[1]
@@ -108,8 +111,136 @@ def test_run_in_a_session(codecell: Codecell, fake: FakeService, client: Any, tm
     assert (tmp_path / "new.txt").read_text() == "n"
 
 
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ({"error": {"name": "SystemExit", "value": "3"}}, 3),
+        ({"error": {"name": "SystemExit", "value": "-1"}}, 255),
+        ({"error": {"name": "SystemExit", "value": ""}}, 0),
+        ({"error": {"name": "SystemExit", "value": "None"}}, 0),
+        ({"error": {"name": "SystemExit", "value": "bad input"}}, 1),
+        ({"error": {"name": "ValueError", "value": "3"}, "detail": "exit code 4"}, 1),
+        ({"detail": "exit code 3"}, 3),
+        ({"detail": "ended by SIGKILL"}, 137),
+        ({"detail": "ended by SIGNOTHING"}, 1),
+        ({}, 1),
+    ],
+)
+def test_the_status_of_an_execution(ending: dict[str, Any], status: int) -> None:
+    """An execution's status is what its `sys.exit` or its shell said, else 1."""
+    assert ExecutionResult.parse({"outcome": "error", **ending}).exit_status == status
+
+
+def test_a_session_exits_as_the_program_did(codecell: Codecell, fake: FakeService, client: Any) -> None:
+    """The status of `run --session` is the program's; what cannot apply there is refused."""
+    session = client.create_session()
+    error = {"name": "SystemExit", "value": "5", "traceback": ["SystemExit: 5"]}
+    fake.script = lambda _: [("error", error), ("completed", {"outcome": "error", "error": error})]
+    assert codecell("run", "-", "--session", session.id, input="x").returncode == 5
+    for more in (["--memory", "64M"], ["--", "a", "b"]):
+        done = codecell("run", "-", "--session", session.id, *more, input="x")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("codecell: ")
+        assert more[0] in done.stderr
+    assert len(fake.bodies("/executions")) == 1
+
+
+def test_input_in_a_session(codecell: Codecell, fake: FakeService, client: Any, tmp_path: Path) -> None:
+    """Lines of standard input answer `input()`; without more of them the code is interrupted."""
+    session = client.create_session()
+    asks = ("input_request", {"prompt": "name? ", "password": False})
+    fake.script = lambda _: [asks, asks, ("completed", {"outcome": "interrupted"})]
+    (tmp_path / "p.py").write_text("x")
+    done = codecell("run", "p.py", "--session", session.id, input="one\n")
+    assert (done.returncode, done.stdout) == (130, "name? name? ")
+    assert "more input than there is" in done.stderr
+    assert fake.inputs == [("input", {"text": "one"})]
+    assert fake.bodies("/executions")[0]["allow_input"] is True
+    assert len(fake.bodies("/interrupt")) == 1
+    fake.script = lambda _: [("completed", {"outcome": "ok"})]
+    assert codecell("run", "p.py", "--session", session.id, "--no-stdin", input="one\n").returncode == 0
+    assert fake.bodies("/executions")[-1]["allow_input"] is False
+
+
+def test_an_unfinished_stream_at_exit(fake: FakeService, tmp_path: Path) -> None:
+    """A program that leaves a stream unfinished, or uses the client at its very end, does end."""
+    fake.script = lambda _: [("stdout", {"text": "0"}), (HANG, {}), ("completed", {"outcome": "ok"})]
+    program = f"""
+        from agent_client import ExecutorClient
+        client = ExecutorClient({fake.url!r}, {KEY!r})
+        session = client.create_session()
+        events = session.stream("x")
+        print(next(iter(events)), flush=True)
+        class Late:
+            def __del__(self, session=session):
+                session.close()
+        late = Late()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, check=False, timeout=30, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout == "Started(id='execution1')\n"
+    assert "while the interpreter ends" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk(codecell: Codecell, fake: FakeService, tmp_path: Path) -> None:
+    """Output that cannot be written ends the command at once, in one line."""
+    fake.script = lambda _: [("stdout", {"text": "0"}), (HANG, {}), ("completed", {"outcome": "ok"})]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODECELL_URL": fake.url, "CODECELL_API_KEY": KEY}
+    (tmp_path / "p.py").write_text("x")
+    for arguments in (["run", "p.py"], ["languages"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "agent_client", *arguments],
+                stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE,
+                text=True, check=False, timeout=30, cwd=tmp_path, env=environment,
+            )  # fmt: skip
+        assert done.returncode == 125
+        assert done.stderr.startswith("codecell: cannot write: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_key_with_white_space(codecell: Codecell) -> None:
+    """A key's last newline does not count; other control characters are refused, the key never shown."""
+    assert codecell("languages", env={"CODECELL_API_KEY": f" {KEY}\n"}).returncode == 0
+    for key in ("se\ncret", "se\x7fcret", "s\u00e9cret"):
+        done = codecell("languages", env={"CODECELL_API_KEY": key})
+        assert done.returncode == 125
+        assert done.stderr == "codecell: the API key has characters that cannot stand in a header\n"
+    assert "wants an API key" in codecell("languages", env={"CODECELL_API_KEY": ""}).stderr
+    assert "wants another API key" in codecell("languages", env={"CODECELL_API_KEY": "x"}).stderr
+
+
+def test_the_address_of_the_api(codecell: Codecell, fake: FakeService) -> None:
+    """An address that ends in /v1 means the service's root."""
+    assert codecell("languages", env={"CODECELL_URL": f"{fake.url}/v1/"}).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ended_by_a_signal(fake: FakeService, tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM and SIGHUP end the command in order: its work is stopped."""
+    fake.script = lambda _: [("stdout", {"text": "on"}), (HANG, {}), ("completed", {"outcome": "ok"})]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODECELL_URL": fake.url, "CODECELL_API_KEY": KEY}
+    (tmp_path / "p.py").write_text("x")
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent_client", "run", "p.py"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=tmp_path, env=environment,
+    ) as command:  # fmt: skip
+        assert command.stdout is not None
+        assert command.stdout.read(2) == b"on"
+        command.send_signal(number)
+        _, said = command.communicate(timeout=30)
+        assert (command.returncode, said) == (128 + number, b"")
+    assert fake.left.wait(30)
+
+
 def test_sessions_and_languages(codecell: Codecell, fake: FakeService, client: Any) -> None:
     """Sessions are listed and closed, languages listed."""
+    assert codecell("sessions").stderr == "no sessions\n"
     ids = [client.create_session().id for _ in range(3)]
     assert [line.split()[0] for line in codecell("sessions").stdout.splitlines()] == ids
     assert codecell("sessions", "close").returncode == 2
@@ -136,6 +267,24 @@ def test_failures(codecell: Codecell, tmp_path: Path) -> None:
         assert done.returncode == status, done
         assert says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_used(codecell: Codecell, tmp_path: Path) -> None:
+    """What the command line asks for and cannot be had is one line, and status 2."""
+    (tmp_path / "afile").write_text("x")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    for arguments, says in (
+        (["demo", "--out", "afile"], "choose another directory with --out"),
+        (["demo", "--out", "afile/below"], "choose another directory with --out"),
+        (["chat", "hi", "--work-dir", "afile"], "--work-dir"),
+        (["chat", "hi", "--max-turns", "0"], "--max-turns"),
+        (["run", "image.png"], "image.png"),
+    ):
+        done = codecell(*arguments, env={"OPENAI_API_KEY": "none"})
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("codecell: ")
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_import_is_light() -> None:

@@ -235,6 +235,6 @@ async def test_faults_are_raised(make: Make) -> None:
 async def test_docker_may_be_demanded(make: Make) -> None:
     """Demanding a backend that the service has not is refused; nothing runs anywhere else."""
     executor = make(backend="docker")
-    with pytest.raises(BackendUnavailable, match="--backend docker"):
+    with pytest.raises(BackendUnavailable, match=r"'docker' was demanded.*'local'"):
         await executor.execute_code_blocks([py("a")])
     await executor.close()

@@ -7,6 +7,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from executor_service.api.operations import summary
+from executor_service.api.status import Status
+from executor_service.errors import BackendUnavailable
+from executor_service.events import Display, Error, File, Stdout
+from executor_service.limits import Limits
+from executor_service.sandboxes.pool import Pool, PoolSettings
+from executor_service.sessions.operation import Operation
+from tests.fakes import FakeBackend
+
 
 async def test_life(client: httpx2.AsyncClient, running: Any) -> None:
     """A session is made, found, listed, renewed, restarted, interrupted and closed."""
@@ -159,3 +168,34 @@ async def test_document(client: httpx2.AsyncClient) -> None:
 
     known = document["components"]["schemas"]
     assert all(ref.removeprefix("#/components/schemas/") in known for ref in refs(document))
+
+
+def test_a_summary_is_what_the_fold_says_without_output() -> None:
+    """While it runs, and when it has ended; text is not looked at."""
+    operation = Operation(kind="execution", owner="", detached=True, clock=lambda: 5.0)
+    for event in (Stdout(text="x"), Error(name="E", value="v"), File(path="a", size=1), Display(data={})):
+        operation.journal.append(event)
+    bulky = {"stdout", "stderr", "displays", "result"}
+    for _ in range(2):
+        assert summary(operation) == {k: v for k, v in operation.fold().items() if k not in bulky}
+        operation.abandon("closed")
+    assert (summary(operation)["state"], summary(operation)["outcome"]) == ("done", "interrupted")
+
+
+async def test_readiness_while_draining() -> None:
+    """Not ready, whatever the backend says."""
+    draining = False
+    async with FakeBackend() as backend, Pool(backend, PoolSettings(capacity=1, warm=0)) as pool:
+        status = Status(
+            backend=backend,
+            pool=pool,
+            default=Limits(),
+            ceiling=Limits(),
+            language_items=(),
+            image_items=(),
+            draining=lambda: draining,
+        )
+        assert (await status.ready())["pool"]["capacity"] == 1
+        draining = True
+        with pytest.raises(BackendUnavailable, match="shutting down"):
+            await status.ready()

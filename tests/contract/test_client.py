@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,17 @@ def test_rich_results(session: Session) -> None:
     assert streamed.result == folded.result
     plot = session.execute("import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()")
     assert any("image/png" in display.data for display in plot.displays)
+
+
+def test_a_session_sees_its_processors(client: ExecutorClient) -> None:
+    """Its kernel, what that starts, and its numeric libraries: also as many threads as processors."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this host has one processor")
+    code = "import os\nprint(os.environ['OMP_NUM_THREADS'], os.cpu_count())\n!nproc"
+    with client.create_session(limits={"cpus": 2}) as session:
+        for _ in range(2):
+            assert session.execute(code).stdout.split() == ["2", "2", "2"]
+            session.restart()
 
 
 def test_files_that_an_execution_made(session: Session) -> None:
@@ -266,3 +278,25 @@ async def test_leaving_stops_the_work(service: Service) -> None:
                 break
             except SessionBusy:
                 assert time.monotonic() < deadline
+
+
+def test_the_status_of_an_execution(client: ExecutorClient) -> None:
+    """`sys.exit` in a kernel and a shell's exit are known by their codes."""
+    with client.create_session() as session:
+        for code, status in (
+            ("import sys; sys.exit(3)", 3),
+            ("import sys; sys.exit()", 0),
+            ("raise SystemExit('no')", 1),
+            ("1/0", 1),
+        ):
+            assert session.execute(code).exit_status == status
+            assert session.stream(code).wait().exit_status == status
+        assert session.execute("exit 3", language="bash").exit_status == 3
+        assert session.execute("kill -9 $$", language="bash").exit_status == 137
+
+
+def test_an_address_with_the_version(service: Service) -> None:
+    """The API's own address is understood as the service's."""
+    with ExecutorClient(service[0] + "/v1", service[1]) as client:
+        assert client.ready()
+        assert client.languages()

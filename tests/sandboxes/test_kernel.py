@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from executor_service.errors import NotWaitingForInput
+from executor_service.errors import NotWaitingForInput, SandboxFailed
 from executor_service.events import (
     ClearOutput,
     Display,
@@ -27,6 +27,7 @@ from executor_service.events import (
 )
 from executor_service.sandboxes.connection import send_json
 from executor_service.sandboxes.kernel import Kernel, KernelDone
+from executor_service.sessions.ports import Guest
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
@@ -98,12 +99,23 @@ async def kernel(guest: SocketSandbox) -> AsyncIterator[Kernel]:
 
 
 async def run(kernel: Kernel, code: str, *, output_bytes: int = MIB) -> tuple[list[Event], KernelDone]:
-    """What an execution shows, and its end."""
-    async with asyncio.timeout(DEADLINE):
-        events = [event async for event in kernel.execute(code, output_bytes=output_bytes)]
+    """What an execution shows, and its end; past a limit it is interrupted, as sessions do it."""
+    kernel.over_limit.clear()
+    watch = asyncio.create_task(_interrupt_at_limit(kernel))
+    try:
+        async with asyncio.timeout(DEADLINE):
+            events = [event async for event in kernel.execute(code, output_bytes=output_bytes)]
+    finally:
+        watch.cancel()
+        await asyncio.wait([watch])
     done = events.pop()
     assert isinstance(done, KernelDone)
     return events, done  # type: ignore[return-value]
+
+
+async def _interrupt_at_limit(kernel: Kernel) -> None:
+    await kernel.over_limit.wait()
+    await kernel.interrupt()
 
 
 def text_of(events: list[Event], kind: type[Stdout | Stderr] = Stdout) -> str:
@@ -143,6 +155,22 @@ async def test_output_arrives_while_code_runs(kernel: Kernel) -> None:
         await kernel.interrupt()
         assert isinstance(await anext(execution), Error)
     await execution.aclose()
+
+
+async def test_a_sessions_variables(guest: SocketSandbox) -> None:
+    """They are there from the first execution on, and so is the time zone; nothing of it is seen."""
+    env = {"TZ": "Asia/Tokyo", "A": "b"}
+    kernel = await Guest().kernel(guest, fresh=True, env=env)  # type: ignore[arg-type]
+    async with kernel:
+        code = "import os, time\nprint(os.environ['A'], time.tzname[0], [n for n in dir() if 'os' in n])"
+        events, done = await run(kernel, code)
+    assert (text_of(events), done.execution_count) == ("b JST ['os']\n", 1)
+
+
+async def test_variables_that_cannot_be_set(guest: SocketSandbox) -> None:
+    """The kernel is not given out without them."""
+    with pytest.raises(SandboxFailed, match="variables"):
+        await Guest().kernel(guest, fresh=True, env={"=": "x"})  # type: ignore[arg-type]
 
 
 async def test_an_error_has_a_plain_traceback(kernel: Kernel) -> None:

@@ -84,6 +84,7 @@ class PeerSandbox:
     def __init__(self, path: str) -> None:
         self.path = path
         self.signals: list[str] = []
+        self.refuses = False
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A fresh connection."""
@@ -104,7 +105,9 @@ async def played(
         tasks.add(task)
         try:
             request = await read_json(reader)
-            if request["op"] == "kernel_signal":
+            if sandbox.refuses and request["op"].startswith("kernel_"):
+                writer.write(pack_json({"type": "error", "detail": "not now"}))
+            elif request["op"] == "kernel_signal":
                 sandbox.signals.append(request["signal"])
                 writer.write(pack_json({"type": "ok"}))
             elif hello is not None:
@@ -302,8 +305,8 @@ async def test_a_lost_reply_is_an_output_limit(tmp_path: Path) -> None:
     assert await execute(tmp_path, behave) == ([], KernelDone(status="error", output_limit=True))
 
 
-async def test_a_flood_is_cut_and_interrupted_once(tmp_path: Path) -> None:
-    """Endless output gives what is allowed and one interrupt, however long it goes on."""
+async def test_a_flood_is_cut_and_told(tmp_path: Path) -> None:
+    """Endless output gives what is allowed, however long it goes on; to interrupt it is the caller's."""
 
     async def behave(peer: Peer) -> None:
         await peer.next_request()
@@ -322,7 +325,26 @@ async def test_a_flood_is_cut_and_interrupted_once(tmp_path: Path) -> None:
         assert kernel.over_limit.is_set()
     assert "".join(event.text for event in events if isinstance(event, Stderr)) == "é" * 2500
     assert events[-1] == KernelDone(status="ok", execution_count=1, stderr_truncated=True, output_limit=True)
-    assert sandbox.signals == ["SIGINT"]
+    assert sandbox.signals == []
+
+
+async def test_a_guest_that_refuses_an_order(tmp_path: Path) -> None:
+    """It is not taken for obedience; a limit that was refused is asked for again."""
+
+    async def behave(peer: Peer) -> None:
+        return
+
+    async with (
+        played(tmp_path, behave) as sandbox,
+        asyncio.timeout(DEADLINE),
+        await Kernel.connect(sandbox) as kernel,  # type: ignore[arg-type]
+    ):
+        sandbox.refuses = True
+        with pytest.raises(SandboxFailed, match="not now"):
+            await kernel.interrupt()
+        for _ in range(2):
+            with pytest.raises(SandboxFailed, match="not now"):
+                await kernel.limit_open_files(7)
 
 
 async def test_a_caller_that_leaves_frees_the_kernel(tmp_path: Path) -> None:

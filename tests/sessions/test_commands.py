@@ -249,3 +249,15 @@ async def test_a_terminal_in_a_sandbox_that_is_gone(session: Session, sessions: 
     with pytest.raises((SandboxFailed, SessionClosed)):
         async with session.terminal(24, 80):
             pass
+
+
+async def test_transfers_are_no_commands(session: Session, guest: FakeGuest) -> None:
+    """They keep a session from idling, and take no place of a command or a terminal."""
+    guest.script = hang
+    with session.using(), session.using(), session.using():
+        command = await session.command(CommandRequest(command="x"))
+        async with session.terminal(24, 80):
+            with pytest.raises(QuotaExceeded):
+                await session.command(CommandRequest(command="x"))
+        await session.command(CommandRequest(command="x"))
+    await command.stop()

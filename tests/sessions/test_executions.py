@@ -20,6 +20,7 @@ from executor_service.errors import (
 )
 from executor_service.events import Completed, Display, File, InputRequest, Result, Started, Stdout, to_json
 from executor_service.sandboxes.files import now_ns
+from executor_service.sessions import execution
 from executor_service.sessions.manager import Sessions
 from executor_service.sessions.operation import Operation
 from executor_service.sessions.requests import ExecutionRequest, SessionRequest
@@ -219,7 +220,7 @@ async def test_too_much_output_interrupts_and_keeps_state(execute: Execute, gues
     body = await execute(flood, limits={"output_bytes": 10})
     assert (body["outcome"], body["stdout"], body["stdout_truncated"]) == ("output_limit", "x" * 10, True)
     assert not body["state_lost"]
-    assert len(guest.kernels) == 1
+    assert (len(guest.kernels), guest.kernels[0].interrupts) == (1, 1)
 
 
 async def test_a_flood_that_ignores_the_interrupt_is_killed(execute: Execute) -> None:
@@ -442,6 +443,38 @@ async def test_a_sandbox_that_dies_is_an_outcome_and_closes_the_session(
     assert (body["outcome"], body["stdout"]) == ("sandbox_died", "before")
     with pytest.raises(SessionClosed, match="sandbox died"):
         sessions.get(session.id, "me")
+
+
+async def test_a_limit_that_the_guest_does_not_set(
+    session: Session, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The execution fails as the sandbox's fault; the next has another try."""
+
+    async def refuse(number: int) -> None:
+        raise SandboxFailed("not now")
+
+    guest.cells["x"] = nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "DEATH_NOTICE", 0.01)
+        patch.setattr(guest.kernels[0], "limit_open_files", refuse)
+        operation = await session.execute(ExecutionRequest(code="x"))
+        with pytest.raises(SandboxFailed, match="not now"):
+            await operation.wait()
+    assert (await body_of(await session.execute(ExecutionRequest(code="x"))))["outcome"] == "ok"
+
+
+async def test_a_sandbox_that_dies_before_the_code_begins(
+    session: Session, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same outcome as later."""
+
+    async def die(number: int) -> None:
+        sandbox_of(session).die()
+        raise SandboxFailed("gone")
+
+    monkeypatch.setattr(guest.kernels[0], "limit_open_files", die)
+    operation = await session.execute(ExecutionRequest(code="x"))
+    assert (await body_of(operation))["outcome"] == "sandbox_died"
 
 
 async def test_closing_a_session_ends_what_runs(sessions: Sessions, session: Session, start: Start) -> None:

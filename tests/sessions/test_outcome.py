@@ -18,7 +18,6 @@ OK = Ended(
     stderr_truncated=False,
     duration=1.0,
     cpu_time=0.5,
-    peak_memory_bytes=None,
 )
 FAILED = replace(OK, exit_code=3)
 KILLED = replace(OK, exit_code=None, signal="SIGKILL")

@@ -20,10 +20,12 @@ from executor_service.errors import (
     SessionClosed,
     SessionNotFound,
 )
+from executor_service.images import THREAD_COUNTS
 from executor_service.sandboxes.pool import Pool, PoolSettings
 from executor_service.sessions.manager import Sessions
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.requests import CommandRequest, ExecutionRequest, SessionRequest
+from executor_service.sessions.session import Session
 from tests.fakes import Cell, Clock, FakeBackend, FakeGuest, FakeSandbox, catalog, hang, until
 
 MiB = 1 << 20
@@ -66,6 +68,15 @@ async def test_it_takes_a_sandbox_with_a_kernel(
     assert (sandbox.spec.warm, sandbox.spec.disk_bytes) == ("kernel", 2 * MiB)
     assert sandbox.leases[0].memory_bytes == MiB
     assert guest.kernel_env == [{"A": "b"}]
+
+
+async def test_its_kernel_has_what_it_was_not_started_with(sessions: Sessions, guest: FakeGuest) -> None:
+    """Threads as many as processors; what is as it was costs no execution."""
+    await sessions.create(SessionRequest(env={"HOME": "/workspace"}, limits={"cpus": 1.0}), "me")
+    await sessions.create(SessionRequest(limits={"cpus": 0.5}), "me")
+    await sessions.create(SessionRequest(limits={"cpus": 1.5}, env={"OMP_NUM_THREADS": "3"}), "me")
+    two = dict.fromkeys(THREAD_COUNTS, "2")
+    assert guest.kernel_env == [{}, {}, {**two, "OMP_NUM_THREADS": "3"}]
 
 
 REFUSED: list[tuple[dict[str, Any], type[CodecellError]]] = [
@@ -116,6 +127,32 @@ async def test_a_caller_that_gives_up_while_it_starts_leaks_nothing(
         await task
     await until(lambda: not backend.alive)
     assert len(sessions) == 0
+
+
+async def test_a_caller_that_gives_up_twice_leaks_nothing(
+    sessions: Sessions, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled again while what had begun is being closed."""
+    starting, closing = asyncio.Event(), asyncio.Event()
+
+    async def start(self: Session) -> None:
+        starting.set()
+        await asyncio.Event().wait()
+
+    async def close(self: Session, reason: str, *, died: bool = False) -> None:
+        closing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Session, "start", start)
+    monkeypatch.setattr(Session, "close", close)
+    task = asyncio.create_task(sessions.create(SessionRequest(), "me"))
+    await asyncio.wait_for(starting.wait(), 10)
+    task.cancel()
+    await asyncio.wait_for(closing.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: not backend.alive)
 
 
 async def test_capacity(sessions: Sessions, backend: FakeBackend, guest: FakeGuest, clock: Clock) -> None:
@@ -289,8 +326,10 @@ async def test_draining(sessions: Sessions, guest: FakeGuest, backend: FakeBacke
     finishes = await first.execute(ExecutionRequest(code="quick"))
     does_not = await second.execute(ExecutionRequest(code="slow"))
     await sessions.create(SessionRequest(), "me")
+    assert not sessions.draining
     draining = asyncio.create_task(sessions.drain(0.1))
     await asyncio.sleep(0)
+    assert sessions.draining
     with pytest.raises(BackendUnavailable):
         await sessions.create(SessionRequest(), "me")
     gate.set()
