@@ -335,7 +335,7 @@ async def test_interrupt_keeps_state(kernel: Kernel) -> None:
     await kernel.interrupt()
     events, done = await execution
     assert (error_in(events).name, done.status) == ("KeyboardInterrupt", "error")
-    shown = (await run(kernel, "x"))[0][0]  # a cell that had not begun does not count, so its number is 2 or 3
+    shown = (await run(kernel, "x"))[0][0]  # number 2 or 3: a cell that had not begun does not count
     assert isinstance(shown, Result)
     assert shown.data == {"text/plain": "1"}
 
