@@ -14,6 +14,7 @@ from benchmarks.load import Connection, Times, timed
 from benchmarks.service import Service, holdings, pss, started, tree
 from executor_service import image_build, images
 
+PAUSES = {0.0: "back to back", 0.05: "50 ms apart"}
 PRINT = "print(1)"
 PANDAS = "import pandas as pd; print(pd.Series([1,2]).sum())"
 HEAD = f"{'':44} {'p50 ms':>8} {'p95':>8} {'p99':>8}   against"
@@ -27,21 +28,23 @@ def main() -> None:
     count = 30 if quick else 200
     image = image_build.build(images.definitions()["python"], progress=print)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}\n\n{HEAD}")
-    bare_print = bare.python(image, PRINT, count)
-    bare_pandas = bare.python(image, PANDAS, max(10, count // 10))
-    bare_start, bare_kernel = bare.kernel(image, PRINT, count)
-    row("bare python3 main.py: print(1)", bare_print)
-    row("bare python3 main.py: pandas", bare_pandas)
-    row("bare jupyter_client: print(1)", bare_kernel)
-    print(f"{'bare ipykernel, start to ready':44} {bare_start:8.2f}")
+    few = max(10, count // 10)
+    prints = [bare.python(image, PRINT, count, pause) for pause in PAUSES]
+    pandas = [bare.python(image, PANDAS, few, pause) for pause in PAUSES]
+    ready, kernels = bare.kernel(image, PRINT, count, list(PAUSES))
+    for label, *times in zip(PAUSES.values(), prints, pandas, kernels, strict=True):
+        row(f"bare python3 main.py: print(1), {label}", times[0])
+        row(f"bare python3 main.py: pandas, {label}", times[1])
+        row(f"bare jupyter_client: print(1), {label}", times[2])
+    print(f"{'bare ipykernel, start to ready':44} {ready:8.2f}")
     with started() as service:
-        asyncio.run(warm(service, count, bare_print, bare_pandas, bare_kernel, quick))
+        asyncio.run(warm(service, count, prints, pandas, kernels, quick))
     with started("--warm", "0") as service:
-        asyncio.run(cold(service, max(10, count // 10)))
+        asyncio.run(cold(service, few))
 
 
 async def warm(
-    service: Service, count: int, bare_print: Times, bare_pandas: Times, bare_kernel: Times, quick: bool
+    service: Service, count: int, prints: list[Times], pandas: list[Times], kernels: list[Times], quick: bool
 ) -> None:
     """Everything with a warm pool."""
     async with Connection("127.0.0.1", service.port) as connection:
@@ -50,20 +53,19 @@ async def warm(
             return lambda: connection.call("POST", "/v1/runs", {"language": "python", "code": code})
 
         await repeat(run(PRINT), 20)
-        for pause in (0.0, 0.05):
-            label = "50 ms apart" if pause else "back to back"
+        for (pause, label), bare_print, bare_pandas in zip(PAUSES.items(), prints, pandas, strict=True):
             times = await repeat(run(PRINT), count, pause)
             row(f"run print(1), {label}", times, f"{times.p50 / bare_print.p50:.2f} x bare (target 1.5)")
             times = await repeat(run(PANDAS), count, pause)
             row(f"run pandas, {label}", times, f"{times.p50 / bare_pandas.p50:.3f} x bare (target 0.1)")
-        await sessions(connection, count, bare_kernel)
+        await sessions(connection, count, kernels)
         row("print(flush=True) to the client", await stdout_latency(connection, count), "target 10 ms")
     await throughput(service, 300 if quick else 3000)
     await idle_sessions(service, 10 if quick else 100)
     await endurance(service, 1000 if quick else 10_000)
 
 
-async def sessions(connection: Connection, count: int, bare_kernel: Times) -> None:
+async def sessions(connection: Connection, count: int, kernels: list[Times]) -> None:
     """Create from a warm pool, and execute."""
     created, closed = [], []
     for _ in range(max(10, count // 5)):
@@ -76,9 +78,9 @@ async def sessions(connection: Connection, count: int, bare_kernel: Times) -> No
     row("session close", Times(closed))
     session = await connection.call("POST", "/v1/sessions", {"language": "python"})
     path = f"/v1/sessions/{session['id']}/executions"
-    for pause in (0.0, 0.05):
+    await asyncio.sleep(1)  # the pool has refilled
+    for (pause, label), bare_kernel in zip(PAUSES.items(), kernels, strict=True):
         times = await repeat(lambda: connection.call("POST", path, {"code": PRINT}), count, pause)
-        label = "50 ms apart" if pause else "back to back"
         row(f"execution print(1), {label}", times, f"{times.p50 / bare_kernel.p50:.2f} x bare (target 1.5)")
     await connection.call("DELETE", f"/v1/sessions/{session['id']}")
 

@@ -7,8 +7,10 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
@@ -16,7 +18,7 @@ from benchmarks.load import Times
 from executor_service import images
 
 
-def python(image: images.BuiltImage, code: str, count: int) -> Times:
+def python(image: images.BuiltImage, code: str, count: int, pause: float = 0.0) -> Times:
     """`python3 main.py`, once after the other, with the image's packages and its real interpreter."""
     argv, env = images.host_command(image)
     values = []
@@ -24,21 +26,24 @@ def python(image: images.BuiltImage, code: str, count: int) -> Times:
         file = Path(directory, "main.py")
         file.write_text(code)
         for _ in range(count):
+            time.sleep(pause)
             start = time.perf_counter()
             subprocess.run([*argv, str(file)], env=env, check=True, stdout=subprocess.PIPE)
             values.append((time.perf_counter() - start) * 1e3)
     return Times(values)
 
 
-def kernel(image: images.BuiltImage, code: str, count: int) -> tuple[float, Times]:
-    """Start a kernel (ms until it is ready), then execute `code` again and again (ms until idle)."""
+def kernel(
+    image: images.BuiltImage, code: str, count: int, pauses: Sequence[float]
+) -> tuple[float, list[Times]]:
+    """Start a kernel (ms until ready), then execute `code` again and again (ms until idle), with each pause."""
     argv, env = images.host_command(image)
     with tempfile.TemporaryDirectory() as directory:
         _write_kernel_spec(Path(directory, "bare"), argv)
         manager = KernelManager(
             kernel_name="bare", kernel_spec_manager=KernelSpecManager(kernel_dirs=[directory])
         )
-        return _measure(manager, {**os.environ, **env}, code, count)
+        return _measure(manager, {**os.environ, **env}, code, count, pauses)
 
 
 def _write_kernel_spec(directory: Path, argv: list[str]) -> None:
@@ -51,7 +56,9 @@ def _write_kernel_spec(directory: Path, argv: list[str]) -> None:
     (directory / "kernel.json").write_text(json.dumps(spec))
 
 
-def _measure(manager: KernelManager, env: dict[str, str], code: str, count: int) -> tuple[float, Times]:
+def _measure(
+    manager: KernelManager, env: dict[str, str], code: str, count: int, pauses: Sequence[float]
+) -> tuple[float, list[Times]]:
     start = time.perf_counter()
     manager.start_kernel(env=env)
     client = manager.client()
@@ -59,12 +66,17 @@ def _measure(manager: KernelManager, env: dict[str, str], code: str, count: int)
     try:
         client.wait_for_ready(timeout=60)
         ready = (time.perf_counter() - start) * 1e3
-        values = []
-        for _ in range(count):
-            start = time.perf_counter()
-            client.execute_interactive(code, timeout=60, output_hook=lambda _: None)
-            values.append((time.perf_counter() - start) * 1e3)
+        return ready, [_executions(client, code, count, pause) for pause in pauses]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    return ready, Times(values)
+
+
+def _executions(client: BlockingKernelClient, code: str, count: int, pause: float) -> Times:
+    values = []
+    for _ in range(count):
+        time.sleep(pause)
+        start = time.perf_counter()
+        client.execute_interactive(code, timeout=60, output_hook=lambda _: None)
+        values.append((time.perf_counter() - start) * 1e3)
+    return Times(values)
