@@ -36,7 +36,7 @@ def python(image: images.BuiltImage, code: str, count: int, pause: float = 0.0) 
 def kernel(
     image: images.BuiltImage, code: str, count: int, pauses: Sequence[float]
 ) -> tuple[float, list[Times]]:
-    """Start a kernel (ms until ready), then execute `code` again and again (ms until idle), with each pause."""
+    """Start a kernel (ms until ready), then execute `code` repeatedly (ms until idle), with each pause."""
     argv, env = images.host_command(image)
     with tempfile.TemporaryDirectory() as directory:
         _write_kernel_spec(Path(directory, "bare"), argv)
