@@ -80,18 +80,24 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
             done.set_running_or_notify_cancel()
         except BaseException as error:  # noqa: BLE001 - handed to the calling thread, whatever it is
             done.set_exception(error)
-        finally:
-            inbox.put(None)
 
     def start() -> None:
-        tasks.append(loop.create_task(work(), context=context))
+        task = loop.create_task(work(), context=context)
+        task.add_done_callback(lambda _: inbox.put(None))  # also of one that is cancelled before it begins
+        tasks.append(task)
 
-    loop.call_soon_threadsafe(start)
+    def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            inbox.put(None)
+
     try:
+        loop.call_soon_threadsafe(start)  # a signal's exception may come as early as here
         while (job := inbox.get()) is not None:
             job()
     except BaseException:
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+        loop.call_soon_threadsafe(stop)
         _drain(inbox)
         raise
     try:

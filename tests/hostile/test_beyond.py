@@ -31,7 +31,7 @@ parent = kernel.get_parent()["header"]
 header = kernel.session.msg_header("status")
 parts = [json.dumps(each, default=json_default).encode() for each in (header, parent)]
 body = b'{"metadata":{},"transient":{},"data":{"x":[' + b"[]," * 10_000_000 + b"0]}}"
-for _ in range(3):
+for _ in range(8):
     kernel.iopub_socket.send_multipart([b"x", b"<IDS|MSG>", b"", *parts, b"{}", body])
 print("sent")
 """
@@ -74,5 +74,5 @@ def test_messages_of_millions_of_empty_lists_do_not_stall_the_service(attack):
     finally:
         done.set()
         watcher.join()
-    assert slowest < 3.0
+    assert slowest < 6.0  # it was a second for each message
     assert session.execute("6 * 7")["result"]["text/plain"] == "42"
