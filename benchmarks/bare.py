@@ -66,13 +66,14 @@ def _measure(
     try:
         client.wait_for_ready(timeout=60)
         ready = (time.perf_counter() - start) * 1e3
-        return ready, [_executions(client, code, count, pause) for pause in pauses]
+        return ready, [executions(client, code, count, pause) for pause in pauses]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
 
 
-def _executions(client: BlockingKernelClient, code: str, count: int, pause: float) -> Times:
+def executions(client: BlockingKernelClient, code: str, count: int, pause: float) -> Times:
+    """One after the other, each until it is idle."""
     values = []
     for _ in range(count):
         time.sleep(pause)

@@ -29,6 +29,14 @@ class Times:
         return f"{self.p50:8.2f} {self.at(0.95):8.2f} {self.at(0.99):8.2f}"
 
 
+class Refused(RuntimeError):
+    """The service answered with an error."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Connection:
     """One kept-alive connection to the service."""
 
@@ -51,7 +59,7 @@ class Connection:
         self._writer.write(head.encode() + data)
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON answer; raises RuntimeError with the problem on an error."""
+        """The JSON answer; raises Refused with the problem on an error."""
         self._send(method, path, body, "application/json")
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
         status = int(head.split(" ", 2)[1])
@@ -60,7 +68,7 @@ class Connection:
         )
         data = await self._reader.readexactly(length)
         if status >= 400:
-            raise RuntimeError(f"{method} {path}: {status} {data.decode(errors='replace')[:300]}")
+            raise Refused(f"{method} {path}: {status} {data.decode(errors='replace')[:300]}", status)
         return json.loads(data) if data else None
 
     async def events(self, path: str, body: Any) -> AsyncIterator[tuple[str, Any]]:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A running service: where it listens, and its process."""
+    """A running service: where it listens, its process, its state directory."""
 
     port: int
     pid: int
+    state: str
 
 
 @contextlib.contextmanager
@@ -36,6 +37,8 @@ def started(*arguments: str) -> Iterator[Service]:
         "0",
         "--state-dir",
         state,
+        "--log-level",
+        "warning",
         *arguments,
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -43,7 +46,7 @@ def started(*arguments: str) -> Iterator[Service]:
         assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                yield Service(port=int(found[1]), pid=process.pid)
+                yield Service(port=int(found[1]), pid=process.pid, state=state)
                 break
         else:
             raise RuntimeError("the service did not start; its message is above")

@@ -1,118 +1,142 @@
-"""`codecell-executor doctor`: what works on this machine, what is enforced by what, what to change."""
+"""`codecell-executor doctor`: what works on this machine, what is enforced by what, what to change.
+
+It decides as `serve` would with the same options, looks closely at that backend, and makes one sandbox.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from executor_service import __version__
+from executor_service import backend_choice
+from executor_service.doctor_report import Check, Isolation, Report
 from executor_service.errors import CodecellError
 
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that was looked at. `change` says what to do where it is not `ok`."""
-
-    name: str
-    ok: bool
-    detail: str
-    change: str = ""
+if TYPE_CHECKING:
+    from executor_service.images import ImageDefinition
+    from executor_service.sandboxes.base import Backend
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that was found."""
+class Asked:
+    """What `serve` would be told."""
 
-    version: str = __version__
-    backend: str = "local"
-    checks: tuple[Check, ...]
-    isolation: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the service can work here."""
-        return all(check.ok for check in self.checks)
+    image: str = "python"
+    backend: str = "auto"
+    docker_host: str | None = None
+    runtime: str | None = None
+    state_dir: Path
 
 
-def examine(image: str) -> Report:
+def examine(asked: Asked) -> Report:
     """Look at the machine, and make one sandbox."""
+    from executor_service.images import ImageDefinitionError, definitions
+
     checks = [_system(), _python()]
-    isolation: Mapping[str, Mapping[str, str]] = {}
-    if checks[0].ok:
-        made, isolation = _sandbox(image)
-        checks += made
-    return Report(checks=tuple(checks), isolation=isolation)
+    try:
+        known = definitions()
+        definition = known[asked.image]
+    except (KeyError, ImageDefinitionError) as error:
+        return Report(checks=(*checks, _image(asked.image, f"not defined: {error}")))
+    with _directory(asked.state_dir) as directory:
+        found, told = _look(asked, definition, known, directory)
+        checks += told
+        if asked.backend == "docker" or (asked.backend == "auto" and found.problem is None):
+            made, isolation = _docker(asked, found, directory)
+            return Report(backend="docker", checks=(*checks, *made), isolation=isolation)
+        made, isolation = _local(definition, directory)
+        return Report(backend="local", checks=(*checks, *made), isolation=isolation)
+
+
+@contextlib.contextmanager
+def _directory(state: Path) -> Iterator[Path]:
+    """A place to try in: below the state directory, which an engine should see, where that is there."""
+    below = state if os.access(state, os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(prefix="doctor-", dir=below) as made:
+        yield Path(made)
 
 
 def _system() -> Check:
     user = "root" if os.geteuid() == 0 else "an ordinary user"
     detail = f"{platform.system()} {platform.release()}, {platform.machine()}, as {user}"
-    return Check(
-        name="system", ok=sys.platform == "linux", detail=detail, change="local sandboxes need Linux"
-    )
+    return Check(name="system", ok=sys.platform == "linux", detail=detail, change="sandboxes need Linux")
 
 
 def _python() -> Check:
     return Check(name="python", ok=sys.version_info >= (3, 11), detail=platform.python_version())
 
 
-def _sandbox(name: str) -> tuple[list[Check], Mapping[str, Mapping[str, str]]]:
-    from executor_service.images import ImageDefinitionError, definitions, find_built
-    from executor_service.sandboxes.base import SandboxSpec
+def _image(name: str, problem: str | None, found: str = "") -> Check:
+    return Check(name=f"image {name}", ok=problem is None, detail=problem or found)
+
+
+def _look(
+    asked: Asked, definition: ImageDefinition, known: Mapping[str, ImageDefinition], directory: Path
+) -> tuple[backend_choice.Found, list[Check]]:
+    """What Docker has, and what is to be said of the engine; for auto one that is not used is no problem."""
+    if asked.backend == "local":
+        return backend_choice.Found(), []
+    found = backend_choice.look(asked.docker_host, [definition], known, directory, runtime=asked.runtime)
+    if found.problem is None or asked.backend == "docker":
+        return found, list(found.checks)
+    detail = f"auto takes the local backend: {found.problem.detail}"
+    return found, [Check(name="docker", ok=True, detail=detail)]
+
+
+def _docker(asked: Asked, found: backend_choice.Found, directory: Path) -> tuple[list[Check], Isolation]:
+    from executor_service.sandboxes.docker import DockerBackend
+
+    if found.problem is not None:
+        told = any(not check.ok for check in found.checks)
+        return ([] if told else [Check(name="docker", ok=False, detail=found.problem.detail)]), {}
+    (image,) = found.images
+    backend = DockerBackend(
+        [image],
+        directory,
+        f"doctor-{os.getpid()}",
+        docker_host=asked.docker_host,
+        runtime=asked.runtime,
+    )
+    made, isolation = _try(backend, image.name)
+    return [_image(image.name, None, image.reference), made], isolation
+
+
+def _local(definition: ImageDefinition, directory: Path) -> tuple[list[Check], Isolation]:
+    from executor_service.images import find_built
     from executor_service.sandboxes.local import LocalBackend
 
-    build = f"codecell-executor images build {name}"
+    if sys.platform != "linux":
+        return [], {}
     try:
-        image = find_built(definitions()[name])
-    except (KeyError, ImageDefinitionError, CodecellError) as error:
-        detail = error.detail if isinstance(error, CodecellError) else f"not defined: {error}"
-        return [Check(name=f"image {name}", ok=False, detail=detail, change=f"build it: {build}")], {}
-    checks = [Check(name=f"image {name}", ok=True, detail=str(image.directory))]
+        image = find_built(definition)
+    except CodecellError as error:
+        return [_image(definition.name, error.detail)], {}
+    backend = LocalBackend([image], directory, f"doctor-{os.getpid()}", may_move=False)
+    made, isolation = _try(backend, image.name)
+    return [_image(image.name, None, str(image.directory)), made], isolation
 
-    async def attempt(state: Path) -> Mapping[str, Mapping[str, str]]:
-        async with LocalBackend([image], state, f"doctor-{os.getpid()}", may_move=False) as backend:
-            sandbox = await backend.create(SandboxSpec(image=image.name))
+
+def _try(backend: Backend, image: str) -> tuple[Check, Isolation]:
+    """Make a sandbox and remove it."""
+    from executor_service.sandboxes.base import SandboxSpec
+
+    async def attempt() -> Isolation:
+        async with backend:
+            sandbox = await backend.create(SandboxSpec(image=image))
             await sandbox.close()
             return {aspect: dict(how) for aspect, how in backend.isolation().items()}
 
-    with contextlib.ExitStack() as stack:
-        state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codecell-doctor-")))
-        try:
-            isolation = asyncio.run(attempt(state))
-        except (CodecellError, OSError) as error:
-            detail = error.detail if isinstance(error, CodecellError) else str(error)
-            return [*checks, Check(name="sandbox", ok=False, detail=detail, change="see the detail")], {}
-    return [*checks, Check(name="sandbox", ok=True, detail="one was made and removed")], isolation
-
-
-def as_json(report: Report) -> str:
-    """For programs."""
-    return json.dumps({**asdict(report), "healthy": report.healthy}, indent=2)
-
-
-def as_text(report: Report) -> str:
-    """For people."""
-    lines = [f"codecell-executor {report.version}, backend {report.backend}", ""]
-    for check in report.checks:
-        lines.append(f"{'ok     ' if check.ok else 'PROBLEM'}  {check.name}: {check.detail}")
-        if not check.ok and check.change:
-            lines.append(f"         to change: {check.change}")
-    if report.isolation:
-        lines += ["", "What is enforced, and by what:"]
-        width = max(len(aspect) for aspect in report.isolation)
-        for aspect, how in report.isolation.items():
-            more = f" ({how['detail']})" if how.get("detail") else ""
-            lines.append(f"  {aspect:<{width}}  {how.get('enforced', '?'):<8}  {how.get('by', '')}{more}")
-    lines += [
-        "",
-        "This machine can run sandboxes." if report.healthy else "This machine cannot run sandboxes yet.",
-    ]
-    return "\n".join(lines)
+    try:
+        isolation = asyncio.run(attempt())
+    except (CodecellError, OSError) as error:
+        detail = error.detail if isinstance(error, CodecellError) else str(error)
+        return Check(name="sandbox", ok=False, detail=detail, change="see the detail"), {}
+    return Check(name="sandbox", ok=True, detail="one was made and removed"), isolation

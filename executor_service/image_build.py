@@ -100,6 +100,8 @@ def build(
         ImageBuildError: with what pip said last.
     """
     interpreter = interpreter or this_interpreter()
+    if not definition.requirements.is_file():
+        raise ImageBuildError(f"image {definition.name}: without requirements.txt it is for Docker alone")
     # Built for all by root, or by this user before.
     with contextlib.suppress(ImageNotFound):
         return find_built(definition, None if directory is None else [directory], interpreter)
@@ -184,6 +186,35 @@ def _pip(python: Path, env: Mapping[str, str]) -> list[str]:
     if done.returncode:
         raise ImageBuildError(f"no pip was found to install with: {done.stderr.strip()[-500:]}")
     return [str(python), "-m", "pip"]
+
+
+def pip_options() -> dict[str, str]:
+    """What this user's pip is configured with, by the names of its options: a variable's value wins."""
+    argv = [sys.executable, "-m", "pip", "config", "list"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=_environment(), check=False)
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        place, _, value = line.partition("=")
+        name = place.removeprefix(":env:.").removeprefix("global.").removeprefix("install.")
+        if place.startswith(":env:.") or name not in found:
+            found[name] = " ".join(value.strip("'\"").replace("\\n", " ").split())
+    return found
+
+
+def prune(known: Mapping[str, ImageDefinition]) -> list[Path]:
+    """Remove this user's builds of these definitions that are not what they ask for now; which they were.
+
+    A build in use by a running service goes too: its sandboxes keep what they have open, new ones fail.
+    """
+    directory, removed = cache_dir(), []
+    for name, definition in known.items():
+        wanted = definition.requirements.is_file()
+        keep = f"{name}-{build_key(definition, this_interpreter())}" if wanted else ""
+        for path in sorted(directory.glob(f"{name}-*")):
+            if re.fullmatch(rf"{name}-[0-9a-f]{{12}}", path.name) and path.name != keep:
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(path)
+    return removed
 
 
 def _run(step: _Step, name: str) -> None:

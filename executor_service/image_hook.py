@@ -8,6 +8,8 @@ itself never imports it. It does three things, and only inside a sandbox:
 - A process that is pip takes `/workspace/.local` for its prefix. So it installs there, scripts included;
   it replaces and uninstalls what lies there, and leaves the image's packages alone.
 - pip's `--user`, which environments refuse, is dropped: it asks for what happens anyway.
+
+Where the environment can be written, an image is being built: there pip works on the environment itself.
 """
 
 from __future__ import annotations
@@ -66,5 +68,5 @@ def _become_prefix() -> None:
 
 if sys.prefix == ENV:
     _add_site()
-    if runs_pip(sys.orig_argv):
+    if runs_pip(sys.orig_argv) and not os.access(ENV, os.W_OK):
         _become_prefix()

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from executor_service.errors import ImageNotFound
 
@@ -62,7 +63,8 @@ LAYOUT = 1
 """Part of every build's key: a change of how images are laid out builds them anew."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_KEYS = {"description", "languages", "preload", "limits"}
+_KEYS = {"description", "docker", "docker_languages", "kernels", "languages", "limits", "preload"}
+_REFERENCE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
 class ImageDefinitionError(ValueError):
@@ -73,16 +75,53 @@ class ImageDefinitionError(ValueError):
 class ImageDefinition:
     """One directory of image definitions.
 
-    `languages` are those that its programs may be written in; `limits` holds what differs from the
-    service's defaults.
+    `languages` are those that its programs may be written in, `kernels` those that a session may keep
+    state in, beside Python; `limits` holds what differs from the service's defaults. `docker` is the
+    reference of a Docker image that somebody else built; without it the directory is built.
+    `docker_languages` stands for `languages` there, where the host's toolchains are not to be seen.
     """
 
     name: str
     description: str
-    requirements: Path
+    directory: Path
+    docker: str | None = None
     preload: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    docker_languages: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def requirements(self) -> Path:
+        """The environment's packages; a directory for Docker alone may be without."""
+        return self.directory / "requirements.txt"
+
+    @property
+    def dockerfile(self) -> Path:
+        """How the Docker image is built; without it, as the project's `python` is."""
+        return self.directory / "Dockerfile"
+
+
+class Image(Protocol):
+    """What everybody but a backend needs to know of a built image."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def kernels(self) -> tuple[str, ...]: ...
+    @property
+    def preload(self) -> tuple[str, ...]: ...
+    @property
+    def limits(self) -> Mapping[str, float]: ...
+    @property
+    def python_version(self) -> str: ...
+    @property
+    def fingerprint(self) -> str:
+        """Names this build: another one is another string."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +149,13 @@ class BuiltImage:
     python_version: str
     preload: tuple[str, ...]
     languages: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     description: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.directory.name
 
     @property
     def env_dir(self) -> Path:
@@ -151,22 +195,29 @@ def read_definition(directory: Path) -> ImageDefinition:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ImageDefinitionError(f"{path}: {error}") from error
-    requirements = directory / "requirements.txt"
     if not _NAME.fullmatch(directory.name):
         raise ImageDefinitionError(f"{directory}: an image's name is lower-case letters, digits, - and _")
     if unknown := sorted(data.keys() - _KEYS):
         raise ImageDefinitionError(f"{path}: unknown: {', '.join(unknown)}")
-    if not requirements.is_file():
-        raise ImageDefinitionError(f"{requirements}: there is no such file")
+    docker = data.get("docker")
+    if docker is not None and not (isinstance(docker, str) and _REFERENCE.fullmatch(docker)):
+        raise ImageDefinitionError(f"{path}: docker is the reference of an image")
+    made_by = [directory / file for file in ("requirements.txt", "Dockerfile")]
+    if docker is None and not any(path.is_file() for path in made_by):
+        raise ImageDefinitionError(f"{directory}: there is no such file as requirements.txt or Dockerfile")
+    languages = data.get("languages", [])
     limits = data.get("limits", {})
     if not isinstance(limits, dict) or not all(type(value) in {int, float} for value in limits.values()):
         raise ImageDefinitionError(f"{path}: [limits] is a table of numbers")
     return ImageDefinition(
         name=directory.name,
         description=str(data.get("description", "")),
-        requirements=requirements,
+        directory=directory,
+        docker=docker,
         preload=_strings(path, data, "preload"),
         languages=_strings(path, data, "languages"),
+        docker_languages=_strings(path, {"docker_languages": languages, **data}, "docker_languages"),
+        kernels=_strings(path, data, "kernels"),
         limits=limits,
     )
 
@@ -228,13 +279,16 @@ def find_built(
     Raises:
         ImageNotFound: it is not built; the detail names the command that builds it.
     """
+    name = definition.name
+    if not definition.requirements.is_file():
+        raise ImageNotFound(f"the image {name!r} has no requirements.txt: it is for the Docker backend alone")
     key = build_key(definition, interpreter or this_interpreter())
     for directory in search_path() if directories is None else directories:
         image = read_built(directory / f"{definition.name}-{key}", definition)
         if image is not None:
             return image
-    name = definition.name
-    raise ImageNotFound(f"the image {name!r} is not built; build it: codecell-executor images build {name}")
+    command = f"codecell-executor images build {name} --backend local"
+    raise ImageNotFound(f"the image {name!r} is not built; build it: {command}")
 
 
 def read_built(directory: Path, definition: ImageDefinition) -> BuiltImage | None:
@@ -251,6 +305,7 @@ def read_built(directory: Path, definition: ImageDefinition) -> BuiltImage | Non
             python_version=marker["python_version"],
             preload=definition.preload,
             languages=definition.languages,
+            kernels=definition.kernels,
             description=definition.description,
             limits=definition.limits,
         )

@@ -120,6 +120,21 @@ def new_key() -> str:
     return "cc_" + secrets.token_urlsafe(32)
 
 
+def add(path: Path, name: str) -> str:
+    """A new key, added to a key file hashed, and returned this once.
+
+    Raises:
+        KeyFileError: the file cannot be read, or has a key of that name; or it is no name.
+    """
+    check_name(name, "keys add")
+    known = read(path, missing_ok=True)
+    if any(each.name == name for each in known):
+        raise KeyFileError(f"there is a key named {name} already")
+    made = new_key()
+    write(path, [*known, Key(digest=digest_of(made), name=name)])
+    return made
+
+
 class KeyRing:
     """The keys that count now. Files are looked at again when they change."""
 

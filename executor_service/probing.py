@@ -13,15 +13,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from executor_service import __version__
 from executor_service.errors import CodecellError
-from executor_service.images import BuiltImage
-from executor_service.languages import ALL, Language, ProbeResult, Ran, probe
+from executor_service.images import Image
+from executor_service.languages import ALL, Language, Ran, probe
 from executor_service.languages.base import PROGRAM_PATH
+from executor_service.probing_kernels import probe_kernel
 from executor_service.sandboxes.pool import Pool
 from executor_service.sessions.catalog import Catalog, Offer
 from executor_service.sessions.policy import Policy
@@ -35,41 +37,79 @@ _TIMES = {"wall_time": 60.0, "compile_time": 60.0}
 
 
 async def find_languages(
-    images: Sequence[BuiltImage], *, pool: Pool, policy: Policy, memory: Path
+    images: Sequence[Image], *, pool: Pool, policy: Policy, memory: Path, on_host: bool = True
 ) -> Catalog:
     """The languages that work, in the order of `images`. `memory` is the file that remembers.
+
+    With `on_host` toolchains are this host's, else the images' own.
 
     Raises:
         CodecellError: sandboxes cannot be made at all.
     """
-    remembered = await asyncio.to_thread(_recall, memory)
     wanted = [(image, each) for image in images for each in ALL if each.name in image.languages]
     everything = Catalog([_offer(image, each, None) for image, each in wanted])
-    gate = asyncio.Semaphore(AT_ONCE)
+    remembered = await asyncio.to_thread(_recall, memory)
     async with Runs(pool=pool, catalog=everything, policy=policy) as runs:
-
-        async def look(image: BuiltImage, language: Language) -> tuple[str, ProbeResult]:
-            key = await asyncio.to_thread(fingerprint, image, language)
-            if key in remembered:
-                return key, ProbeResult(language=language, works=True, version=remembered[key])
-            async with gate:
-                return key, await probe(language, InSandbox(runs, image.name))
-
-        found = await asyncio.gather(*(look(image, language) for image, language in wanted))
-    working = {key: result.version for key, result in found if result.works}
-    for _, result in found:
-        if not result.works:
-            log.info("language left out", extra={"language": result.language.name, "why": result.detail})
-    await asyncio.to_thread(_remember, memory, working)
-    offers = [
-        _offer(image, language, result.version)
-        for (image, language), (_, result) in zip(wanted, found, strict=True)
-        if result.works
-    ]
-    return Catalog(offers, images=[image.name for image in images])
+        search = _Search(runs, pool=pool, policy=policy, remembered=remembered, on_host=on_host)
+        found = await asyncio.gather(*(search.look(image, language) for image, language in wanted))
+    await asyncio.to_thread(_remember, memory, search.working)
+    return Catalog([offer for offer in found if offer is not None], images=[image.name for image in images])
 
 
-def _offer(image: BuiltImage, language: Language, version: str | None) -> Offer:
+class _Search:
+    """Looks at one language of one image after the other, and writes down what works."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        pool: Pool,
+        policy: Policy,
+        remembered: Mapping[str, str | None],
+        on_host: bool,
+    ) -> None:
+        self.working: dict[str, str | None] = {}
+        self._runs, self._pool, self._policy = runs, pool, policy
+        self._remembered = remembered
+        self._on_host = on_host
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def look(self, image: Image, language: Language) -> Offer | None:
+        """What the image offers of it, if anything."""
+        key = await asyncio.to_thread(fingerprint, image, language, on_host=self._on_host)
+        if key not in self._remembered:
+            async with self._gate:
+                result = await probe(language, InSandbox(self._runs, image.name), on_host=self._on_host)
+            if not result.works:
+                log.info("language left out", extra={"language": language.name, "why": result.detail})
+                return None
+            version = result.version
+        else:
+            version = self._remembered[key]
+        self.working[key] = version
+        return replace(
+            _offer(image, language, version), stateful=await self._keeps_state(image, language, key)
+        )
+
+    async def _keeps_state(self, image: Image, language: Language, key: str) -> bool:
+        """Whether a kernel of the image executes it; `key` names what is known of the language."""
+        spec = language.kernel
+        if spec is None or not spec.argv:
+            return spec is not None  # Python's is the warm interpreter
+        if language.name not in image.kernels:
+            return False
+        key = hashlib.sha256(f"{key} {spec}".encode()).hexdigest()
+        if key not in self._remembered:
+            async with self._gate:
+                why = await probe_kernel(image, language, pool=self._pool, policy=self._policy)
+            if why is not None:
+                log.warning("kernel left out", extra={"language": language.name, "why": why})
+                return False
+        self.working[key] = None
+        return True
+
+
+def _offer(image: Image, language: Language, version: str | None) -> Offer:
     return Offer(
         language=language, image=image.name, version=version, limits={**image.limits, **language.limits}
     )
@@ -114,11 +154,11 @@ def _limits(language: Language) -> dict[str, float | None]:
     return {**_TIMES, **own}
 
 
-def fingerprint(image: BuiltImage, language: Language) -> str:
+def fingerprint(image: Image, language: Language, *, on_host: bool = True) -> str:
     """Names what an answer depends on: the service, the image, the language, the host's toolchain."""
-    parts = [__version__, image.directory.name, language.name, repr(language.run), repr(language.compile)]
+    parts = [__version__, image.fingerprint, language.name, repr(language.run), repr(language.compile)]
     parts.append(language.smoke)
-    for need in language.needs:
+    for need in language.needs if on_host else ():
         path = os.path.realpath(shutil.which(need, path=PROGRAM_PATH) or need)
         with contextlib.suppress(OSError):
             status = Path(path).stat()

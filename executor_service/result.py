@@ -28,3 +28,13 @@ class Usage:
 
     cpu_time: float | None = None
     peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A sandbox's meters at an instant: CPU seconds since its creation, the peak of its memory since it was
+    leased (own pages only), and how many processes the memory limit has killed since its creation.
+    """
+
+    usage: Usage = Usage()
+    oom_kills: int = 0

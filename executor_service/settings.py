@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from executor_service.egress.policy import Ceiling
 from executor_service.keys import Key
 from executor_service.limits import Limits, MiB, default_ceiling
 
@@ -21,6 +22,10 @@ class Settings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     backend: str = "auto"
+    docker_host: str | None = None
+    """The container engine's address; None takes what the environment says, or the usual socket."""
+    runtime: str | None = None
+    """The runtime of the containers (`runsc`, `kata`); None takes the engine's own."""
     state_dir: Path
     images: tuple[str, ...] = ("python",)
 
@@ -38,6 +43,12 @@ class Settings:
 
     limits: Limits = field(default_factory=Limits)
     ceiling: Limits = field(default_factory=default_ceiling)
+    egress: Ceiling = field(default_factory=Ceiling)
+    """The networks that callers may ask for; by default none."""
+    ca_bundle: Path | None = None
+    """Certificate authorities for sandboxes that have a network."""
+    durable: bool = True
+    """Whether sessions outlive the service, where the backend can do that."""
     ttl: float = 3600.0
     max_ttl: float = 86400.0
     idle_ttl: float = 600.0

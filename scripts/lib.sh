@@ -30,7 +30,17 @@ set_up() {
     VENV="$("$BASE_PYTHON" -I "$ROOT/scripts/set_up.py" "$ROOT" "$1")"
 }
 
-# The sandbox image, built once; nothing is said where it is there already.
+# The sandbox image of this host, built once; nothing is said where it is there already.
 build_image() {
-    "$VENV/bin/codecell-executor" images build "${1:-python}" >/dev/null
+    "$VENV/bin/codecell-executor" images build --backend local "${1:-python}" >/dev/null
+}
+
+# Whether a container engine answers: the one of DOCKER_HOST, else the usual socket's.
+engine_answers() {
+    "$VENV/bin/python" -c 'from executor_service.docker_build import connect; connect(None, seconds=20)' 2>/dev/null
+}
+
+# build_docker_images NAME...: as build_image, in the engine. CODECELL_BOOTSTRAP=1 needs no image registry.
+build_docker_images() {
+    "$VENV/bin/codecell-executor" images build --backend docker "$@" >/dev/null
 }

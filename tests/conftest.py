@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import engine
 import pytest
 
 from executor_service import images
+from executor_service.docker_images import DockerImage
 from executor_service.image_build import build
 from executor_service.images import BuiltImage
 
@@ -40,15 +42,36 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
+def docker_image() -> DockerImage:
+    """The real image in this machine's container engine, built if it is missing."""
+    try:
+        return engine.image()
+    except engine.NoEngine as error:
+        if os.environ.get("CODECELL_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"CODECELL_REQUIRE_DOCKER=1, and {error}")
+        pytest.skip(f"needs a container engine: {error}")
+
+
+@pytest.fixture(scope="session")
 def python_image() -> BuiltImage:
     """The real image, built once and kept in the cache directory."""
     return _python_image()
 
 
+@pytest.fixture(scope="session", params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn; its image is there."""
+    name = str(request.param)
+    request.getfixturevalue({"local": "python_image", "docker": "docker_image"}[name])
+    return name
+
+
 class RealService:
     """A `codecell-executor serve` of our own."""
 
-    def __init__(self, state_dir: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, *arguments: str, backend: str = "local", env: dict[str, str] | None = None
+    ) -> None:
         command = [
             sys.executable,
             "-m",
@@ -58,8 +81,11 @@ class RealService:
             "0",
             "--state-dir",
             str(state_dir),
+            "--backend",
+            backend,
         ]
         self.state_dir = state_dir
+        self.backend = backend
         self.log = (state_dir.parent / f"{state_dir.name}.log").open("w")
         self.process = subprocess.Popen(
             [*command, *arguments],
@@ -93,11 +119,12 @@ class RealService:
 
 
 @pytest.fixture(scope="session")
-def real_service(python_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
-    """The service that most tests share."""
-    service = RealService(tmp_path_factory.mktemp("service") / "state", "--warm", "2")
+def real_service(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
+    """The service that most tests share, over each backend."""
+    state = tmp_path_factory.mktemp("service") / "state"
+    service = RealService(state, "--warm", "2", backend=backend_name)
     yield service
-    service.stop()
+    assert service.stop() == 0
 
 
 @pytest.fixture(scope="session")

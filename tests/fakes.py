@@ -7,6 +7,7 @@ functions) where the real ones run programs. Nothing waits for time: tests open 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from typing import Any, Self
 from executor_service.errors import CodecellError, DiskFull, NotWaitingForInput, SandboxFailed
 from executor_service.events import Error, Event, InputRequest, Stderr, Stdout
 from executor_service.languages import ALL, Language
-from executor_service.result import Usage
+from executor_service.result import Reading, Usage
 from executor_service.sandboxes.base import Lease, Sandbox, SandboxSpec
 from executor_service.sandboxes.files import Files, Omitted, now_ns
 from executor_service.sandboxes.guest import Ended, ProgramSpec
 from executor_service.sandboxes.kernel import KernelDone
+from executor_service.sandboxes.kernel_start import KernelStart
 from executor_service.sessions.catalog import Catalog, Offer
 
 SPEC = SandboxSpec(image="python", warm="program")
@@ -47,7 +49,11 @@ class Clock:
 
 def catalog(*languages: Language) -> Catalog:
     """Every language (or `languages`) in the image `python`."""
-    return Catalog([Offer(language=each, image="python", version="1") for each in languages or ALL])
+    offers = [
+        Offer(language=each, image="python", version="1", stateful=each.name == "python")
+        for each in languages or ALL
+    ]
+    return Catalog(offers)
 
 
 def find(name: str) -> Language:
@@ -84,11 +90,9 @@ class FakeSandbox:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         raise SandboxFailed("a fake has no socket")
 
-    async def usage(self) -> Usage:
-        return Usage(cpu_time=self.cpu_time, peak_memory_bytes=4096)
-
-    async def oom_kills(self) -> int:
-        return self.kills
+    async def meters(self) -> Reading:
+        usage = Usage(cpu_time=self.cpu_time, peak_memory_bytes=4096)
+        return Reading(usage=usage, oom_kills=self.kills)
 
     async def close(self) -> None:
         self.closes += 1
@@ -105,6 +109,7 @@ class FakeBackend:
     """Makes fake sandboxes, once `may_create` is set; `failures` are raised first, one each."""
 
     name = "fake"
+    durable = False
 
     def __init__(self) -> None:
         self.may_create = asyncio.Event()
@@ -357,7 +362,13 @@ class FakeKernel:
         self.died.set()
 
     async def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
+        self,
+        code: str,
+        *,
+        allow_input: bool = False,
+        output_bytes: int,
+        silent: bool = False,
+        keep: str | None = None,
     ) -> AsyncGenerator[Event | KernelDone, None]:
         assert self._cell is None, "one execution at a time"
         if self.died.is_set():
@@ -408,6 +419,10 @@ class FakeKernel:
         if end.status == "died":
             await asyncio.sleep(0)
             self.died.set()
+
+    @property
+    def waits(self) -> bool:
+        return self._cell is not None and self._cell.asking
 
     async def answer(self, text: str) -> None:
         if self._cell is None or not self._cell.asking:
@@ -462,7 +477,17 @@ class FakeFiles(Files):
         ]
         return found[:max_files], left_out
 
-    async def changed(self, since_ns: int, limit: int = 1000) -> tuple[Sequence[tuple[str, int]], bool]:
+    @contextlib.asynccontextmanager
+    async def ready(self) -> AsyncIterator[None]:
+        yield None
+
+    async def changed(
+        self,
+        since_ns: int,
+        limit: int = 1000,
+        *,
+        ready: None = None,  # noqa: ARG002
+    ) -> tuple[Sequence[tuple[str, int]], bool]:
         if self._fake.died.is_set():
             raise SandboxFailed("the sandbox is gone")
         found = [
@@ -480,17 +505,31 @@ class FakeGuest:
         self.programs: list[FakeProgram] = []
         self.kernels: list[FakeKernel] = []
         self.kernel_env: list[Mapping[str, str]] = []
+        self.kernel_starts: list[KernelStart] = []
+        self.ended_kernels: list[str] = []
         self.may_start_kernel = asyncio.Event()
         self.may_start_kernel.set()
         self.kernel_failures: list[CodecellError] = []
         self.put_error: CodecellError | None = None
 
-    def program(self, sandbox: Sandbox, spec: ProgramSpec) -> FakeProgram:
+    def program(self, sandbox: Sandbox, spec: ProgramSpec, *, keep: str | None = None) -> FakeProgram:
         assert isinstance(sandbox, FakeSandbox)
         self.programs.append(FakeProgram(self, sandbox, spec))
         return self.programs[-1]
 
-    async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> FakeKernel:
+    async def end_kernel(self, sandbox: Sandbox, name: str) -> None:
+        assert isinstance(sandbox, FakeSandbox)
+        self.ended_kernels.append(name)
+
+    async def kernel(
+        self,
+        sandbox: Sandbox,
+        *,
+        fresh: bool,
+        env: Mapping[str, str],
+        keep: str | None = None,
+        start: KernelStart | None = None,
+    ) -> FakeKernel:
         assert isinstance(sandbox, FakeSandbox)
         await self.may_start_kernel.wait()
         if self.kernel_failures:
@@ -498,6 +537,7 @@ class FakeGuest:
         if sandbox.died.is_set():
             raise SandboxFailed("the sandbox is gone")
         self.kernel_env.append(env)
+        self.kernel_starts.append(start or KernelStart())
         self.kernels.append(FakeKernel(self, sandbox))
         return self.kernels[-1]
 

@@ -277,13 +277,23 @@ class LimitsInfo(Answer):
     ceiling: dict[str, float | None]
 
 
+class NetworkInfo(Answer):
+    """The networks that callers may ask for: `off`, a `list` of hosts, or any `public` host."""
+
+    offers: Literal["off", "list", "public"]
+    allow: list[str]
+    ports: list[int]
+
+
 class Info(Answer):
     """What this service is, and what it enforces by what."""
 
     version: str
     backend: str
+    backend_reason: str
     isolation: dict[str, dict[str, str]]
     limits: LimitsInfo
+    network: NetworkInfo
 
 
 class Health(Answer):

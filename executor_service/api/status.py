@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from executor_service import __version__
@@ -27,6 +27,8 @@ class Status:
     language_items: Sequence[Mapping[str, Any]]
     image_items: Sequence[Mapping[str, Any]]
     draining: Callable[[], bool]
+    backend_reason: str = ""
+    network: Mapping[str, object] = field(default_factory=dict)
 
     def languages(self) -> list[dict[str, Any]]:
         """The languages whose smoke program ran."""
@@ -37,12 +39,14 @@ class Status:
         return [dict(each) for each in self.image_items]
 
     def info(self) -> dict[str, Any]:
-        """Version, backend, what is enforced by what, and limits."""
+        """Version, backend and why it is this one, what is enforced by what, limits, and networks."""
         return {
             "version": __version__,
             "backend": self.backend.name,
+            "backend_reason": self.backend_reason,
             "isolation": {name: dict(how) for name, how in self.backend.isolation().items()},
             "limits": {"default": asdict(self.default), "ceiling": asdict(self.ceiling)},
+            "network": dict(self.network),
         }
 
     async def ready(self) -> dict[str, Any]:

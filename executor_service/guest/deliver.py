@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import resource
+import time
 from typing import Any
 
 
@@ -16,7 +17,8 @@ def set_limits(limits: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limits.get("cpu_time"):
-        seconds = max(1, math.ceil(limits["cpu_time"]))
+        # The kernel counts what this process used before it became the program, too.
+        seconds = max(1, math.ceil(limits["cpu_time"] + time.process_time()))
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 

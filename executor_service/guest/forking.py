@@ -39,7 +39,7 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
     """Until the nursery lets go of `control` and the last child has ended; returns only in a child."""
     identity = Identity.of(config)
     flavour = config["flavour"]
-    become = _prepare(flavour, [] if flavour == "light" else config["preload"])
+    become = prepare(flavour, [] if flavour == "light" else config["preload"])
     control.send(b"ready")
     children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, status pipe)
     poll = select.poll()
@@ -81,27 +81,39 @@ def serve(config: dict[str, Any], control: socket.socket) -> None:
             os._exit(0)
 
 
-def _prepare(flavour: str, preload: list[str]) -> Callable[[socket.socket], None]:
-    """Import everything; what a child calls at last.
+def prepare(
+    flavour: str, preload: list[str], *, listening: Callable[[], None] | None = None
+) -> Callable[[socket.socket], None]:
+    """Import everything; what a child calls at last, or this process itself where it is not to be forked.
 
-    A child itself must import nothing of ours: to look for a hidden module copies hundreds of pages.
+    Where it is not, `listening` is called when its kernel can be connected to, and what a first kernel imports
+    is left to it. A child itself must import nothing of ours: to look for a hidden module copies hundreds of
+    pages.
     """
     from executor_service.guest import armed, kernel_start
 
+    gc.disable()  # what is imported stays: to look at it again and again is a tenth of the time
     stash = armed.prepare_zygote(preload)
     if flavour == "kernel":
-        kernel_start.preload()
-        become = partial(_become_kernel, stash, kernel_start.run_kernel)
+        if listening is None:
+            kernel_start.preload()
+        become = partial(
+            _become_kernel, stash, partial(kernel_start.run_kernel, listening=listening), bool(listening)
+        )
     else:
         become = partial(armed.serve_armed, stash=stash)
         stash.hide()
+    gc.enable()
     gc.collect()
     gc.freeze()
     return become
 
 
-def _become_kernel(stash: Stash, run_kernel: Callable[[str], None], control: socket.socket) -> None:
-    control.close()
+def _become_kernel(
+    stash: Stash, run_kernel: Callable[[str], None], keep_control: bool, control: socket.socket
+) -> None:
+    if not keep_control:
+        control.close()
     # An execution has no process of its own to limit. What hostile code may open and pass around is also what
     # it can use up of its host user's share (descriptors in flight are counted by user).
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

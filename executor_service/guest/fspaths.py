@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Callable
 
@@ -160,7 +159,7 @@ def replace_file(
     Raises:
         OSError: whatever the kernel refused, or `fill` met.
     """
-    part = os.path.join(os.path.dirname(path), f"{PART_PREFIX}{secrets.token_hex(8)}.part")
+    part = os.path.join(os.path.dirname(path), f"{PART_PREFIX}{os.urandom(8).hex()}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(part, flags, 0o600, dir_fd=dir_fd)
     try:

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import ModuleType
 
 # Never preloaded: debuggers start threads and take half of the time, and the inline backend hooks
@@ -48,10 +49,11 @@ def preload() -> None:
         raise RuntimeError(f"preloading left threads: {threading.enumerate()}")
 
 
-def run_kernel(directory: str) -> None:
+def run_kernel(directory: str, listening: Callable[[], None] | None = None) -> None:
     """Be a kernel with its sockets in `directory` until it ends. For a fork that ends afterwards.
 
-    The sockets are `shell`, `iopub`, `stdin` and `control`, open to every uid.
+    The sockets are `shell`, `iopub`, `stdin` and `control`, open to every uid; once they are there `listening` is
+    called.
 
     Raises:
         SystemExit: the kernel could not start; the reason is on the original descriptor 2.
@@ -63,6 +65,8 @@ def run_kernel(directory: str) -> None:
         os.write(errors, "".join(traceback.format_exception(error, limit=-20)).encode(errors="replace"))
         raise SystemExit(1) from error
     os.close(errors)
+    if listening is not None:
+        listening()
     app.start()
 
 

@@ -31,7 +31,7 @@ def send_with_fds(control: socket.socket, message: dict[str, Any], fds: Sequence
 
 
 def start_process(
-    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int
+    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int | None
 ) -> tuple[int, int]:
     """Fork and exec `argv` as user code; its pid and a pidfd.
 
@@ -53,7 +53,7 @@ def start_process(
 
 
 def _child(
-    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int, failed: int
+    request: dict[str, Any], fds: Sequence[int], identity: Identity, processes: int | None, failed: int
 ) -> None:
     try:
         os.setsid()

@@ -44,7 +44,9 @@ def main() -> None:
         if pid == 0:
             linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
             channel.close_others([control])
-            template.build(config["root"], config["env_dir"], config["base_prefix"], here)
+            template.build(
+                config["root"], config["env_dir"], config["base_prefix"], here, config["ca_bundle"]
+            )
             os.set_inheritable(control, True)
             if not config["many_uids"]:
                 # With these a zygote enters the namespaces of a guest that is not dumpable: setns(2).

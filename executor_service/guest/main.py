@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import resource
@@ -17,18 +18,25 @@ import socket
 import struct
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
-from executor_service.guest import channel, files, linux, procs, template
+from executor_service.guest import channel, files, ledger, linux, procs, template
+from executor_service.guest.egress import Egress
+from executor_service.guest.kernel_frames import CHANNELS
+from executor_service.guest.kernels import Kernels, Started
+from executor_service.guest.place import Nested, Place
 from executor_service.guest.privileges import Identity, become_file_helper, become_relay, confine_guest
 from executor_service.guest.program import Handler
 from executor_service.guest.protocol import MAX_REQUEST, VERSION, ProtocolError, recv_json, send_json
-from executor_service.guest.relay import relay
+from executor_service.guest.relay import rehearse, relay
 from executor_service.guest.state import Armed, Lease
 
+PYTHON = "python"  # the name of the warm interpreter's kernel; others are started by exec
 REQUEST_TIMEOUT = 5.0
-ARM_TIMEOUT = 20.0
+WATCH_TIMEOUT = 60.0  # seconds that a service has to begin to watch a guest that is not durable
 SAMPLE_INTERVAL = 0.1
+LEFT_BUSY = 3  # a relay's exit status: the service went while code ran for it
 IDLE_INTERVAL = 0.5  # between samples when nothing used the CPU since the last one
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
@@ -49,10 +57,10 @@ def start(
     os.setsid()
     linux.set_hostname("sandbox")
     _loopback_up()
-    cpus = template.rooms(request["disk_bytes"], owner)
+    cpus = template.rooms(request["disk_bytes"], owner, ca_bundle=request["network"])
     channel.close(cgroup_fds)
     confine_guest(identity)
-    guest = Guest(boot, socket.socket(fileno=listen_fd), identity, cpus_fd=cpus)
+    guest = Guest(socket.socket(fileno=listen_fd), identity, Nested(boot, cpus))
     if request["warm"] != "none":
         guest.arm()
     channel.send(boot, {"word": "ready"})
@@ -70,46 +78,93 @@ def _loopback_up() -> None:
 class Guest:
     """The loop of process 1."""
 
-    def __init__(
-        self, boot: socket.socket, listener: socket.socket, identity: Identity, cpus_fd: int
-    ) -> None:
-        self._boot = boot
+    def __init__(self, listener: socket.socket, identity: Identity, place: Place) -> None:
         self._listener = listener
         self._identity = identity
-        self._cpus_fd = cpus_fd
+        self._place = place
         self._armed: Armed | None = None
+        self._egress = Egress(identity)
+        self._kernels = Kernels(identity)
         self._lease = Lease()
         self._handlers: set[int] = set()
+        self._relayed: dict[int, Armed | Started] = {}  # a relay's pid -> its kernel
+        self._ledger = ledger.Ledger()
         self._kills = mmap.mmap(-1, 8)  # shared with handlers: how many processes the sampler killed
         self._peak = 0
         # What the warm interpreter shares with its zygote is not the caller's, read either way.
         self._rough_baseline = self._proportional_baseline = 0
         self._cpu_seen = 0.0
         self._interval = SAMPLE_INTERVAL
+        self._watch: socket.socket | None = None  # the service holds its other end while it is there
+        self._durable = False
+        self._deadline = math.inf
 
     def serve(self) -> None:
         """Until killed."""
         wakeup, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(wakeup, select.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(wakeup, select.POLLIN)
         while True:
-            timeout = self._interval * 1000 if self._lease.sampled else None
-            for fd, _ in poll.poll(timeout):
+            for fd, _ in self._poll.poll(self._patience()):
                 if fd == wakeup:
                     os.read(wakeup, 4096)
                     self._reap()
-                else:
+                elif fd == self._listener.fileno():
                     self._accept()
+                elif self._watch is not None and fd == self._watch.fileno():
+                    self._unwatch()
             if self._lease.sampled:
                 self._sample()
+            if time.monotonic() >= self._deadline:
+                os._exit(0)  # the whole sandbox ends with process 1
+
+    def _patience(self) -> float | None:
+        """Milliseconds until something is due though nothing happens."""
+        due = [self._deadline - time.monotonic()] if self._deadline < math.inf else []
+        if self._lease.sampled:
+            due.append(self._interval)
+        return max(0.0, min(due)) * 1000 + 1 if due else None
+
+    def _begin_watch(self, connection: socket.socket) -> None:
+        """One service at a time: a later one takes the place of an earlier that may not know it is dead."""
+        if self._watch is not None:
+            self._poll.unregister(self._watch)
+            self._watch.close()
+        elif not self._durable:
+            self._deadline = math.inf
+        self._watch = connection.dup()
+        self._poll.register(self._watch, select.POLLIN)
+        send_json(connection, {"type": "ready", "v": VERSION, **self._place.ready()})
+
+    def _unwatch(self) -> None:
+        """The service has gone. What was not meant to outlive it ends."""
+        assert self._watch is not None
+        if not self._durable:
+            os._exit(0)
+        self._poll.unregister(self._watch)
+        self._watch.close()
+        self._watch = None
+
+    def require_watch(self) -> None:
+        """End unless a service comes and watches, soon; for a guest that nobody else ends."""
+        self._deadline = time.monotonic() + WATCH_TIMEOUT
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return
                 self._handlers.discard(pid)
+                self._ledger.ended(pid)
+                kernel = self._relayed.pop(pid, None)
+                if kernel is not None and status == LEFT_BUSY << 8:
+                    self._interrupt_left(kernel)
+                self._egress.reaped(pid)
+                self._place.reaped(pid, status, usage.ru_utime + usage.ru_stime)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -118,8 +173,9 @@ class Guest:
         try:
             self._dispatch(connection, recv_json(connection, MAX_REQUEST))
         except (EOFError, OSError, ProtocolError, KeyError, TypeError, ValueError) as error:
+            code = getattr(error, "code", "sandbox_failed")
             with contextlib.suppress(OSError):
-                send_json(connection, {"type": "error", "code": "sandbox_failed", "detail": repr(error)})
+                send_json(connection, {"type": "error", "code": code, "detail": repr(error)})
         finally:
             connection.close()
 
@@ -129,68 +185,113 @@ class Guest:
         op = request["op"]
         if op == "ping":
             send_json(connection, {"type": "pong", "v": VERSION})
+        elif op == "watch":
+            self._begin_watch(connection)
         elif op == "configure":
             self._configure(request)
+            send_json(connection, {"type": "ok"})
+        elif op == "renew":
+            self._deadline = time.monotonic() + float(request["expires_in"])
             send_json(connection, {"type": "ok"})
         elif op == "stats":
             send_json(connection, {"type": "stats", **self._stats()})
         elif op == "kernel_limits":
-            self._limit_kernel(int(request["open_files"]))
+            self._limit_kernel(request.get("name", PYTHON), int(request["open_files"]))
             send_json(connection, {"type": "ok"})
         elif op == "kernel_signal":
-            self._signal_kernel(signal.Signals[request["signal"]])
+            self._signal_kernel(request.get("name", PYTHON), signal.Signals[request["signal"]])
             send_json(connection, {"type": "ok"})
+        elif op == "kernel_end":
+            self._end_kernel(request["name"])
+            send_json(connection, {"type": "ok"})
+        elif op == "egress":
+            self._egress.park(connection)
         elif op in ("program", "kernel", "fs"):
-            if op == "kernel" and (request.get("fresh") or self._armed is None):
-                self._fresh_kernel()
-            if request.get("armed") and self._armed and not self._lease.sampled:
+            if op == "kernel":
+                self._ready_kernel(request)
+            busy = self._lease.sampled or self._egress.serving  # process 1 has more to do meanwhile
+            if request.get("armed") and self._armed and not busy:
                 self._run_here(connection)
             else:
                 self._fork_handler(connection, request)
-        else:
+        elif op == "store":
+            memory = self._ledger.open(request["name"], request.get("seconds"))
+            self._fork_handler(connection, request, memory)
+        elif op == "fetch":
+            self._fork_handler(connection, request, self._ledger.find(request["name"]))
+        elif not ledger.answer(connection, self._ledger, request):
             raise ProtocolError(f"unknown operation {op!r}")
 
     def arm(self) -> None:
-        """Have the nursery fork a warm interpreter into this sandbox.
-
-        Raises:
-            TimeoutError, EOFError: it did not come.
-        """
-        ours, theirs = socket.socketpair()
-        status, status_write = os.pipe2(os.O_CLOEXEC)
-        channel.send(self._boot, {"word": "arm"}, [theirs.fileno(), status_write])
-        theirs.close()
-        os.close(status_write)
-        ours.settimeout(ARM_TIMEOUT)
-        pid = int(recv_json(ours)["pid"])
-        ours.settimeout(None)
-        self._armed = Armed(control=ours, status=status, pid=pid, pidfd=os.pidfd_open(pid))
+        """Get a warm interpreter. Raises TimeoutError, EOFError, OSError: it did not come."""
+        self._armed = self._place.arm()
         self._limit_armed()
 
-    def _fresh_kernel(self) -> None:
+    def rehearse(self) -> None:
+        """Have a fresh kernel do once what it would do slowly for its first caller."""
+        armed = self._armed
+        assert armed is not None
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            return
+        try:
+            channel.close_others([armed.status])
+            become_relay(self._identity)
+            rehearse({name: f"/run/kernel/{name}" for name in CHANNELS}, armed.status)
+        finally:
+            os._exit(0)
+
+    def _ready_kernel(self, request: dict[str, Any]) -> None:
+        """See that there is the kernel that is asked for; with `fresh` a new one."""
+        name, fresh = request.get("name", PYTHON), request.get("fresh")
+        if name == PYTHON:
+            if fresh or self._armed is None:
+                self._end_kernel(name)
+                self.arm()
+        elif fresh or self._kernels.get(name) is None:
+            self._handlers.add(self._kernels.start(request, self._lease).keeper)
+
+    def _end_kernel(self, name: str) -> None:
+        """Kill a kernel and what it started, if it is there."""
+        if name != PYTHON:
+            self._kernels.end(name)
+            return
         if not procs.kill_all(lambda: procs.loose_processes(self._handlers)):
             os._exit(1)  # a tree that cannot be killed: give the whole sandbox up
+        self._reap()  # a container counts what has ended until then, after a fork bomb all it may have
         if self._armed:
             self._armed.close()
             self._armed = None
-        self.arm()
 
-    def _signal_kernel(self, number: signal.Signals) -> None:
-        if self._armed:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._armed.pidfd, number)
+    def _kernel(self, name: str) -> Armed | Started | None:
+        return self._armed if name == PYTHON else self._kernels.get(name)
 
-    def _limit_kernel(self, open_files: int) -> None:
-        if self._armed:
+    def _signal_kernel(self, name: str, number: signal.Signals) -> None:
+        kernel = self._kernel(name)
+        if isinstance(kernel, Started):
+            kernel.send_signal(number)
+        elif kernel:
             with contextlib.suppress(ProcessLookupError):
-                _, hard = resource.prlimit(self._armed.pid, resource.RLIMIT_NOFILE)
-                soft = min(open_files, hard)
-                resource.prlimit(self._armed.pid, resource.RLIMIT_NOFILE, (soft, hard))
+                signal.pidfd_send_signal(kernel.pidfd, number)
+
+    def _interrupt_left(self, kernel: Armed | Started) -> None:
+        """What is attached ends with its connection."""
+        if isinstance(kernel, Started):
+            if kernel is self._kernels.get(kernel.name) and not kernel.by_message:
+                kernel.send_signal(signal.SIGINT)
+        elif kernel is self._armed:
+            self._signal_kernel(PYTHON, signal.SIGINT)
+
+    def _limit_kernel(self, name: str, open_files: int) -> None:
+        kernel = self._kernel(name)
+        if kernel:
+            self._place.limit_open_files(kernel.pid, open_files)
 
     def _configure(self, request: dict[str, Any]) -> None:
         self._lease = Lease(
             memory_bytes=int(request["memory_bytes"]),
-            processes=int(request["processes"]),
+            processes=self._place.process_limit(int(request["processes"])),
             sampled=bool(request["sampled"]),
         )
         self._peak = 0
@@ -198,14 +299,15 @@ class Guest:
             users = procs.user_processes(procs.snapshot())
             self._rough_baseline = procs.rough_memory(users)
             self._proportional_baseline = procs.proportional_memory(users)
-        template.set_cpus(self._cpus_fd, int(request["cpu_count"]))
+        self._place.set_cpus(int(request["cpu_count"]))
         self._limit_armed()
+        self._durable = bool(request.get("durable"))
+        if request.get("expires_in") is not None:
+            self._deadline = time.monotonic() + float(request["expires_in"])
 
     def _limit_armed(self) -> None:
-        if self._armed:
-            limit = self._lease.processes
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(self._armed.pid, resource.RLIMIT_NPROC, (limit, limit))
+        if self._armed and self._lease.processes is not None:
+            self._place.limit_processes(self._armed, self._lease.processes)
 
     def _run_here(self, connection: socket.socket) -> None:
         """A run's one program, without a handler of its own: nothing else happens here meanwhile."""
@@ -217,11 +319,21 @@ class Guest:
         finally:
             armed.close()
 
-    def _fork_handler(self, connection: socket.socket, request: dict[str, Any]) -> None:
+    def _fork_handler(
+        self, connection: socket.socket, request: dict[str, Any], memory: int | None = None
+    ) -> None:
+        """`memory` is the item of the stash that the handler fills or pours out."""
         armed = self._armed
+        kept = bool(request.get("keep")) and not request.get("armed")
+        pair = channel.pair() if kept and ledger.check_name(request["keep"]) else None
         pid = os.fork()
         if pid:
             self._handlers.add(pid)
+            if request["op"] == "kernel" and (kernel := self._kernel(request.get("name", PYTHON))):
+                self._relayed[pid] = kernel
+            if pair:
+                pair[1].close()
+                self._ledger.keep(request["keep"], pair[0], pid)
             if request["op"] == "program" and request.get("armed") and armed:
                 armed.close()  # used once
                 self._armed = None
@@ -230,8 +342,10 @@ class Guest:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             connection.settimeout(None)
-            self._handle(connection, request, self._keep_needed(connection, request, armed))
-            os._exit(0)
+            control = pair[1] if pair else None
+            extra = [fd for fd in (memory, control.fileno() if control else None) if fd is not None]
+            self._keep_needed(connection, request, armed, extra)
+            os._exit(self._handle(connection, request, armed, memory, control))
         except (EOFError, OSError):
             pass  # the service went away, or the sandbox is ending
         except BaseException:
@@ -242,32 +356,65 @@ class Guest:
             os._exit(1)
 
     def _keep_needed(
-        self, connection: socket.socket, request: dict[str, Any], armed: Armed | None
-    ) -> Armed | None:
+        self, connection: socket.socket, request: dict[str, Any], armed: Armed | None, extra: Sequence[int]
+    ) -> None:
         """Close every descriptor that this operation has no use for."""
-        keep = [connection.fileno()]
-        if armed and request["op"] == "kernel":
-            keep.append(armed.status)
+        keep = [connection.fileno(), *extra]
+        if request["op"] == "kernel" and (kernel := self._kernel(request.get("name", PYTHON))):
+            keep.append(kernel.status)
         elif armed and request["op"] == "program" and request.get("armed"):
             keep += [armed.status, armed.pidfd, armed.control.fileno()]
         channel.close_others(keep)
-        return armed
 
-    def _handle(self, connection: socket.socket, request: dict[str, Any], armed: Armed | None) -> None:
+    def _handle(
+        self,
+        connection: socket.socket,
+        request: dict[str, Any],
+        armed: Armed | None,
+        memory: int | None,
+        control: socket.socket | None,
+    ) -> int:
+        """In the handler; its exit status."""
         if request["op"] == "fs":
+            call = recv_json(connection)  # may come much later; until then user code has no power over us
             become_file_helper(self._identity)
-            files.serve(connection, recv_json(connection))
+            files.serve(connection, call)
         elif request["op"] == "kernel":
-            assert armed is not None
+            return LEFT_BUSY if self._relay(connection, request, control) else 0
+        elif memory is not None:
             become_relay(self._identity)
-            paths = {name: f"/run/kernel/{name}" for name in ("shell", "iopub", "stdin", "control")}
-            relay(connection, paths, armed.status)
+            (ledger.fill if request["op"] == "store" else ledger.pour)(connection, memory)
         else:
             used = armed if request.get("armed") else None
-            Handler(connection, self._identity, self._lease, self._killed, used, _nothing).run()
+            kept = (request["keep"], control) if control else None
+            Handler(connection, self._identity, self._lease, self._killed, used, None, kept).run()
+        return 0
+
+    def _relay(
+        self, connection: socket.socket, request: dict[str, Any], control: socket.socket | None
+    ) -> bool:
+        kernel = self._kernel(request.get("name", PYTHON))
+        assert kernel is not None
+        become_relay(self._identity)
+        if isinstance(kernel, Started):
+            return relay(
+                connection,
+                kernel.ports,
+                kernel.status,
+                control,
+                key=kernel.key,
+                start_time=float(request["start_time"]),
+                by_message=kernel.by_message,
+            )
+        paths = {name: f"/run/kernel/{name}" for name in CHANNELS}
+        return relay(connection, paths, kernel.status, control)
 
     def _stats(self) -> dict[str, Any]:
-        """What a backend without cgroups asks for; programs that a zygote reaped are missing in the time."""
+        """What a backend asks for that reads no cgroups itself; without any, programs that a zygote reaped are
+        missing in the time.
+        """
+        if (counted := self._place.stats()) is not None:
+            return dict(counted)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         alive = sum(process.cpu_time for process in procs.snapshot().values() if process.pid != 1)
         return {
@@ -301,7 +448,3 @@ class Guest:
         if used > self._lease.memory_bytes:
             used = min(used, procs.proportional_memory(users) - self._proportional_baseline)
         return max(0, used)
-
-
-def _nothing() -> None:
-    """A handler of its own has no orphans but its program's."""

@@ -3,7 +3,7 @@
 Started by the service as ``python -I -S nursery.py`` with one SOCK_SEQPACKET socket (`--control`). It
 builds the template root, starts the image's zygotes, and then serves the service's requests:
 
-    {"op": "create", "id", "warm", "disk_bytes", "uid_base"} + [listening socket, *cgroup files]
+    {"op": "create", "id", "warm", "disk_bytes", "network", "uid_base"} + [listening socket, *cgroup files]
     {"op": "kill", "id"}
 
 and reports {"event": "ready"} once, then {"event": "created"|"failed"|"exited", "id", "detail"?}.

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from executor_service.guest import channel, linux, procs
+from executor_service.guest.keeping import Dropped, Outbox, hear_keeping
 from executor_service.guest.launch import send_with_fds, start_process
 from executor_service.guest.privileges import Identity
 from executor_service.guest.protocol import (
@@ -40,6 +41,8 @@ OUT_BUFFER = 1024 * 1024
 CPU_INTERVAL = 0.1
 LINGER = 5.0  # seconds that the service may take to read the end and close
 LAST_WORDS = 1.0  # seconds that output written before the end may take to be read
+MANY_FRAMES = 10_000  # of a kept operation: from then on output is read only every `SETTLE` seconds
+SETTLE = 0.02
 
 
 class Handler:
@@ -52,9 +55,13 @@ class Handler:
         lease: Lease,
         kills: Callable[[], int],
         armed: Armed | None,
-        reap_others: Callable[[], None],
+        reap_others: Callable[[], None] | None,
+        keep: tuple[str, socket.socket] | None = None,
     ) -> None:
-        self._connection = connection
+        """`keep`: the name under which the operation outlives its connection, and its way to process 1."""
+        self._out = Outbox(connection, keep[1] if keep else None)
+        self._keep = keep
+        self._read_after = 0.0
         self._identity = identity
         self._lease = lease
         self._kills = kills
@@ -67,7 +74,6 @@ class Handler:
         self._left: dict[Kind, int] = {}
         self._truncated = {Kind.STDOUT: False, Kind.STDERR: False}
         self._incoming = bytearray()
-        self._outgoing = bytearray()
         self._stdin: int | None = None
         self._stdin_data = bytearray()
         self._stdin_ends = False
@@ -78,7 +84,8 @@ class Handler:
 
     def run(self) -> None:
         """Serve the operation to its end, or until the service closes the connection."""
-        request = recv_json(self._connection)
+        assert self._out.connection is not None
+        request = recv_json(self._out.connection)
         limits = request["limits"]
         self._wall_time, self._cpu_time = float(limits["wall_time"]), limits["cpu_time"]
         self._left = {Kind.STDOUT: int(limits["output_bytes"]), Kind.STDERR: int(limits["output_bytes"])}
@@ -89,13 +96,22 @@ class Handler:
         except OSError as error:
             self._refuse(error)
             return
-        self._connection.setblocking(False)
+        self._begin()
+        try:
+            gone = self._pump()
+            self._end_tree()
+            if not gone:
+                self._drain()
+                self._finish()
+        except Dropped:
+            self._end_tree()
+
+    def _begin(self) -> None:
+        assert self._out.connection is not None
+        self._out.connection.setblocking(False)
+        if self._keep:
+            self._out.keep(self._keep[0])
         self._say({"type": "started", "pid": self._pid})
-        gone = self._pump()
-        self._end_tree()
-        if not gone:
-            self._drain()
-            self._finish()
 
     # -- starting ---------------------------------------------------------------------------------
 
@@ -132,14 +148,14 @@ class Handler:
         return [in_read, out_write, err_write], [out_read, err_read, self._stdin]
 
     def _refuse(self, error: OSError) -> None:
-        self._connection.setblocking(False)
         self._reason, self._detail = (
             "spawn",
             f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
         )
         self._status = {"status": 127 << 8, "cpu_time": 0.0}
-        self._say({"type": "started", "pid": 0})
-        self._finish()
+        self._begin()
+        with contextlib.suppress(Dropped):
+            self._finish()
 
     # -- while it runs ----------------------------------------------------------------------------
 
@@ -157,15 +173,21 @@ class Handler:
             if self._reason:
                 wake = now + procs.KILL_DEADLINE
             # Orphans that ended meanwhile, and perhaps the program.
-            self._reap_others() if self._armed else self._reap()
+            self._collect()
             if self._has_ended():
                 break
             wake = min(wake, now + 1.0)
+            if self._read_after > now:
+                wake = min(wake, self._read_after)
             for fd, events in self._poller().poll(max(0.0, wake - now) * 1000 + 1):
                 if fd == self._status_fd:
                     self._read_status()
-                elif fd == self._connection.fileno():
-                    if not self._exchange(events):
+                elif self._armed and fd == self._armed.pidfd:
+                    self._collect()
+                    if not select.select([self._status_fd], [], [], 0)[0]:
+                        time.sleep(0.02)  # it has ended, but something of its own traces it
+                elif self._is_line(fd):
+                    if not self._hear(fd, events):
                         return True
                 elif fd == self._stdin and events & ~select.POLLIN:
                     self._feed()
@@ -175,16 +197,23 @@ class Handler:
                     self._read_output(fd)
         return False
 
+    def _collect(self) -> None:
+        """Orphans that ended, and the program, where this process is its parent."""
+        if not self._armed:
+            self._reap()
+        elif self._reap_others is not None:
+            self._reap_others()
+
     def _has_ended(self) -> bool:
         return self._status is not None
 
     def _poller(self) -> select.poll:
         poll = select.poll()
         poll.register(self._status_fd, select.POLLIN)
-        # Not reading makes the service wait; its closing is seen all the same.
-        wants = select.POLLRDHUP | (select.POLLIN if len(self._stdin_data) < STDIN_BUFFER else 0)
-        poll.register(self._connection, wants | (select.POLLOUT if self._outgoing else 0))
-        if len(self._outgoing) < OUT_BUFFER:
+        if self._armed and self._armed.child and self._reap_others is not None:
+            poll.register(self._armed.pidfd, select.POLLIN)
+        self._register_line(poll)
+        if not self._out.full(OUT_BUFFER) and time.monotonic() >= self._read_after:
             for fd in self._outputs:
                 poll.register(fd, select.POLLIN)
         if self._stdin is not None and (self._stdin_data or self._stdin_ends):
@@ -192,6 +221,30 @@ class Handler:
                 self._stdin, select.POLLOUT | (select.POLLIN if self._stdin in self._outputs else 0)
             )
         return poll
+
+    def _register_line(self, poll: select.poll) -> None:
+        """The service, and process 1, which may pass on another connection of it."""
+        if self._out.connection is not None:
+            # Not reading makes the service wait; its closing is seen all the same.
+            wants = select.POLLRDHUP | (select.POLLIN if len(self._stdin_data) < STDIN_BUFFER else 0)
+            poll.register(self._out.connection, wants | (select.POLLOUT if self._out.waits else 0))
+        if self._out.control is not None:
+            poll.register(self._out.control, select.POLLIN)
+
+    def _is_line(self, fd: int) -> bool:
+        lines = (self._out.connection, self._out.control)
+        return any(each is not None and fd == each.fileno() for each in lines)
+
+    def _hear(self, fd: int, events: int) -> bool:
+        """Talk with the service or process 1; False when the service has gone and nothing is kept."""
+        if self._out.control is not None and fd == self._out.control.fileno():
+            self._incoming.clear()
+            self._out.heed(stdin=self._stdin is not None and not self._stdin_ends)
+            return True
+        if self._exchange(events):
+            return True
+        self._incoming.clear()  # what came in part will not be completed
+        return self._out.lose()
 
     def _read_output(self, fd: int) -> bool:
         """One chunk; False at the end of this output."""
@@ -210,7 +263,9 @@ class Handler:
         kept = data[: self._left[kind]]
         self._left[kind] -= len(kept)
         if kept:
-            self._outgoing += pack(kind, kept)
+            self._out.put(pack(kind, kept))
+            if self._out.log is not None and self._out.log.last > MANY_FRAMES:
+                self._read_after = time.monotonic() + SETTLE
         if len(kept) < len(data):
             self._truncated[kind] = True
             self._stop("output_limit", f"{kind.name.lower()} passed its limit")
@@ -219,13 +274,14 @@ class Handler:
 
     def _exchange(self, events: int) -> bool:
         """Talk with the service; False when it has gone."""
-        if events & select.POLLOUT and not self._flush():
+        connection = self._out.connection
+        if connection is None or (events & select.POLLOUT and not self._flush()):
             return False
         if events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR) and not events & select.POLLIN:
             return False
         if events & select.POLLIN:
             try:
-                data = self._connection.recv(CHUNK)
+                data = connection.recv(CHUNK)
             except BlockingIOError:
                 return True
             except OSError:
@@ -260,6 +316,8 @@ class Handler:
                 _resize(self._tty, order)
             case "kill":
                 self._stop("killed", None)
+            case _ if self._keep:
+                hear_keeping(self._out, order)
 
     def _feed(self) -> None:
         if self._stdin is None:
@@ -293,6 +351,7 @@ class Handler:
 
     def _check_cpu(self) -> None:
         used = sum(process.cpu_time for process in self._tree())
+        used -= self._armed.cpu_time if self._armed else 0.0
         if self._cpu_time and used > self._cpu_time:
             self._stop("cpu_time", f"CPU time of {self._cpu_time:g} s exceeded")
 
@@ -315,10 +374,11 @@ class Handler:
     def _give_up(self) -> None:
         """A tree that cannot be killed in time: the service closes the sandbox when it reads this."""
         with contextlib.suppress(OSError):
-            self._connection.setblocking(True)
-            self._connection.sendall(
-                pack_json({"type": "error", "code": "sandbox_failed", "detail": "unkillable"})
-            )
+            if self._out.connection is not None:
+                self._out.connection.setblocking(True)
+                self._out.connection.sendall(
+                    pack_json({"type": "error", "code": "sandbox_failed", "detail": "unkillable"})
+                )
         os._exit(1)
 
     def _read_status(self) -> None:
@@ -345,7 +405,7 @@ class Handler:
         deadline = time.monotonic() + LAST_WORDS
         for fd in list(self._outputs):
             while time.monotonic() < deadline and self._read_output(fd):
-                if len(self._outgoing) > OUT_BUFFER:
+                if not self._keep and self._out.full(OUT_BUFFER):
                     self._flush(wait=True)
 
     def _finish(self) -> None:
@@ -370,42 +430,51 @@ class Handler:
                 "cpu_time": status["cpu_time"],
             }
         )
+        self._stay()
         if self._flush(wait=True):
             self._linger()
 
+    def _stay(self) -> None:
+        """Kept: until the service has dealt with the end and says so. Raises Dropped."""
+        while self._out.log is not None:
+            poll = select.poll()
+            self._register_line(poll)
+            for fd, events in poll.poll():
+                self._hear(fd, events)
+
     def _say(self, message: dict[str, Any]) -> None:
-        self._outgoing += pack_json(message)
+        self._out.put(pack_json(message))
         self._flush()
 
     def _flush(self, wait: bool = False) -> bool:
         """Send what fits (all of it, if `wait`); False when the service has gone."""
-        try:
-            while self._outgoing:
-                try:
-                    del self._outgoing[: self._connection.send(self._outgoing)]
-                except BlockingIOError:
-                    if not wait:
-                        return True
-                    self._await_room()
-        except OSError:
-            self._outgoing.clear()
-            return False
-        return True
+        while self._out.flush():
+            if not (wait and self._out.waits):
+                return True
+            try:
+                self._await_room()
+            except OSError:
+                break
+        return False
 
     def _await_room(self) -> None:
         """Once all has ended: wait until the service reads, and take what it still says."""
+        connection = self._out.connection
+        assert connection is not None
         poll = select.poll()
-        poll.register(self._connection, select.POLLIN | select.POLLOUT)
-        if poll.poll()[0][1] & select.POLLIN and not self._connection.recv(CHUNK):
+        poll.register(connection, select.POLLIN | select.POLLOUT)
+        if poll.poll()[0][1] & select.POLLIN and not connection.recv(CHUNK):
             raise BrokenPipeError
 
     def _linger(self) -> None:
         """Let the service close first: to close on unread input would cost it our last words."""
+        connection = self._out.connection
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
-            self._connection.settimeout(LINGER)
-            while self._connection.recv(CHUNK):
-                pass
+            if connection is not None:
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(LINGER)
+                while connection.recv(CHUNK):
+                    pass
 
 
 def _resize(fd: int, size: dict[str, Any]) -> None:

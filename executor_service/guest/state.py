@@ -16,6 +16,8 @@ class Armed:
     status: int  # a pipe: JSON when it has ended
     pid: int
     pidfd: int
+    cpu_time: float = 0.0  # seconds that it had used when it was ready
+    child: bool = False  # of process 1, which must reap it: that is what fills `status`
 
     def close(self) -> None:
         self.control.close()
@@ -27,5 +29,5 @@ class Lease:
     """What holds for user code; `sampled` means that no cgroup enforces memory."""
 
     memory_bytes: int = 1 << 62
-    processes: int = 1024
+    processes: int | None = 1024  # RLIMIT_NPROC; None where another wall counts
     sampled: bool = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Iterable
 
@@ -18,6 +17,7 @@ from executor_service.guest import linux
 ENV = "/opt/codecell/env"
 BASE = "/opt/codecell/base"
 LIB = "/opt/codecell/lib"
+CA_BUNDLE = "/run/codecell-ca/ca.crt"  # there where a sandbox has a way out and the operator gave a bundle
 USER, RELAY = 1000, 1001
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -51,7 +51,7 @@ _PROC_HIDDEN_DIRS = ("acpi", "scsi", "asound", "driver")
 _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 
-def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
+def build(root: str, env_dir: str, base_prefix: str, guest_dir: str, ca_bundle: str | None = None) -> None:
     """Build the template at the empty directory `root` and make it the root of this mount namespace.
 
     Raises:
@@ -85,6 +85,9 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     _bind_tree(guest_dir, f"{root}{LIB}/executor_service/guest")
     _make_etc(f"{root}/etc")
     _make_dev(f"{root}/dev")
+    if ca_bundle:  # below /run, which each sandbox covers with its own: see `rooms`
+        os.makedirs(os.path.dirname(root + CA_BUNDLE))
+        _copy(ca_bundle, root + CA_BUNDLE)
     os.symlink("../tmp", f"{root}/var/tmp")
     for name in ("online", "possible", "present"):
         os.symlink("/run/codecell/cpus", f"{root}/sys/devices/system/cpu/{name}")
@@ -110,10 +113,10 @@ def build(root: str, env_dir: str, base_prefix: str, guest_dir: str) -> None:
     )
 
 
-def rooms(disk_bytes: int, owner: int) -> int:
+def rooms(disk_bytes: int, owner: int, *, ca_bundle: bool = False) -> int:
     """Mount what a sandbox has for itself; called in its own namespaces. `owner` owns the workspace.
 
-    Returns a descriptor for `set_cpus`.
+    With `ca_bundle` the template's is there too, if it has one. Returns a descriptor for `set_cpus`.
     """
     flags = linux.MS_NOSUID | linux.MS_NODEV
     # An inode costs about 1 KiB of kernel memory: one for each 8 KiB of disk, at least 4096.
@@ -131,22 +134,29 @@ def rooms(disk_bytes: int, owner: int) -> int:
         linux.MS_NOSUID | linux.MS_NOEXEC,
         f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner}",
     )
-    return _run(flags | linux.MS_NOEXEC, owner)
+    return _run(flags | linux.MS_NOEXEC, owner, ca_bundle=ca_bundle and os.path.exists(CA_BUNDLE))
 
 
-def _run(flags: int, owner: int) -> int:
+def _run(flags: int, owner: int, *, ca_bundle: bool) -> int:
     """Make `/run`; a descriptor of the file behind `set_cpus`.
 
     User code may have the guest's own uid, so only a read-only mount keeps it from writing here. The
     descriptor was opened through the writable mount below, which no path reaches any more.
     """
+    bundle = os.open(CA_BUNDLE, os.O_PATH | os.O_CLOEXEC) if ca_bundle else -1
     linux.mount("run", "/run", "tmpfs", flags, "size=1m,nr_inodes=64,mode=755")
     os.mkdir("/run/codecell", 0o755)
     os.mkdir("/run/kernel", 0o711)
     cpus = os.open("/run/codecell/cpus", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     set_cpus(cpus, 1)
+    if ca_bundle:
+        os.mkdir(os.path.dirname(CA_BUNDLE), 0o755)
+        _write(CA_BUNDLE, "")
     linux.mount("/run", "/run", None, linux.MS_BIND)
     _make_read_only("/run", linux.MS_NOEXEC)
+    if ca_bundle:
+        linux.mount(f"/proc/self/fd/{bundle}", CA_BUNDLE, None, linux.MS_BIND)
+        os.close(bundle)
     linux.mount(
         "kernel", "/run/kernel", "tmpfs", flags, f"size=1m,nr_inodes=64,uid={owner},gid={owner},mode=711"
     )
@@ -230,7 +240,7 @@ def _copy_public(source: str, target: str) -> None:
         mode = os.stat(source).st_mode
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-            shutil.copyfile(source, target)
+            _copy(source, target)
         elif stat.S_ISDIR(mode):
             os.makedirs(target, exist_ok=True)
             for entry in os.scandir(source):
@@ -257,3 +267,9 @@ def _make_dev(dev: str) -> None:
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
+
+
+def _copy(source: str, target: str) -> None:
+    """Not by `shutil`, which every process 1 would have to import."""
+    with open(source, "rb") as read, open(target, "wb") as write:
+        write.write(read.read())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -117,7 +116,7 @@ def remove(path: str) -> None:
     try:
         # Subdirectories of subdirectories are moved up to `top` and emptied there: no recursion,
         # two descriptors, and no path grows too long.
-        fresh = (f"{PART_PREFIX}{secrets.token_hex(8)}-{n}" for n in itertools.count())
+        fresh = (f"{PART_PREFIX}{os.urandom(8).hex()}-{n}" for n in itertools.count())
         while batch := _batch(top):
             for name, is_directory in batch:
                 if is_directory:

@@ -8,13 +8,39 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 PROGRAM_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where toolchains are looked for: a sandbox sees nothing of the host but /usr."""
 BINARY = "/tmp/codecell-program"
 """Where a compile stage puts what it makes: outside the workspace, so that it is no file of the run."""
 _HEAP_SHARE = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpec:
+    """How state is kept in a language: the Jupyter kernel that executes it.
+
+    `argv` starts the kernel: `{connection_file}` stands for the path of that file, `{heap_mib}` as in a
+    language's own. Without one the image's warm interpreter is the kernel. `interrupt` says whether its
+    code is interrupted by SIGINT or by a message.
+    """
+
+    argv: tuple[str, ...] = ()
+    interrupt: Literal["signal", "message"] = "signal"
+    env: Mapping[str, str] = field(default_factory=dict)
+    start_time: float = 60.0
+    """Seconds that it has to answer; a JVM or a compiler on a busy machine takes its time."""
+    rest: float = 0.0
+    """Seconds after code that failed in which it skips what it is given."""
+    names_interrupt: bool = False
+    """Whether code that was interrupted ends with a `KeyboardInterrupt`, and no other code does."""
+    smoke: tuple[str, str]
+    """Two cells: the second prints what the language's `smoke` does, from what the first has left."""
+
+    def start_argv(self, memory_bytes: int) -> tuple[str, ...]:
+        """The command; `{connection_file}` is the guest's to fill in."""
+        return tuple(part.replace("{heap_mib}", _heap_mib(memory_bytes)) for part in self.argv)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +65,8 @@ class Language:
     compile: tuple[str, ...] | None = None
     source_name: str = ""
     """The program's file, where the language wants a certain name; else `main` and the extension."""
-    stateful: bool = False
+    kernel: KernelSpec | None = None
+    """How sessions keep state in it, where an image has that kernel."""
     image: str = "python"
     needs: tuple[str, ...] = ()
     """Programs that must lie on this host, below /usr; none for what an image brings."""
@@ -79,9 +106,12 @@ class Language:
         return [need for need in self.needs if not _is_visible(shutil.which(need, path=path))]
 
     def _fill(self, argv: tuple[str, ...], source: str, binary: str, memory_bytes: int) -> tuple[str, ...]:
-        heap = str(max(16, int(memory_bytes * _HEAP_SHARE) >> 20))
-        values = {"{source}": source, "{binary}": binary, "{heap_mib}": heap}
+        values = {"{source}": source, "{binary}": binary, "{heap_mib}": _heap_mib(memory_bytes)}
         return tuple(re.sub(r"\{(source|binary|heap_mib)\}", lambda m: values[m[0]], part) for part in argv)
+
+
+def _heap_mib(memory_bytes: int) -> str:
+    return str(max(16, int(memory_bytes * _HEAP_SHARE) >> 20))
 
 
 def _is_visible(program: str | None) -> bool:
@@ -118,9 +148,12 @@ class ProbeResult:
     detail: str | None = None
 
 
-async def probe(language: Language, runner: Runner) -> ProbeResult:
-    """Find out whether `language` works here. What `runner` raises (a fault of ours) is not caught."""
-    if missing := language.missing():
+async def probe(language: Language, runner: Runner, *, on_host: bool = True) -> ProbeResult:
+    """Find out whether `language` works here. What `runner` raises (a fault of ours) is not caught.
+
+    With `on_host` its toolchain is this host's, which is looked for first; else it is the image's.
+    """
+    if on_host and (missing := language.missing()):
         return ProbeResult(language=language, works=False, detail=f"not on this host: {', '.join(missing)}")
     ran = await runner.program(language, language.smoke)
     if ran.exit_code != 0 or ran.stdout != language.smoke_output:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from executor_service.languages.base import Language
+from executor_service.languages.base import KernelSpec, Language
 
 BASH = Language(
     name="bash",
@@ -12,4 +12,8 @@ BASH = Language(
     needs=("bash",),
     smoke='set -eu\necho "codecell $((6 * 7))" | cat\n',
     version_argv=("bash", "--version"),
+    kernel=KernelSpec(
+        argv=("python", "-m", "bash_kernel", "-f", "{connection_file}"),
+        smoke=("x=40", 'echo "codecell $((x + 2))"'),
+    ),
 )

@@ -6,7 +6,7 @@ garbage, so its heap gets a share of that limit. The serial collector starts fas
 
 from __future__ import annotations
 
-from executor_service.languages.base import Language
+from executor_service.languages.base import KernelSpec, Language
 
 _SMOKE = """\
 import java.util.List;
@@ -38,4 +38,18 @@ JAVA = Language(
     needs=("java", "javac"),
     smoke=_SMOKE,
     version_argv=("javac", "-version"),
+    kernel=KernelSpec(
+        argv=(
+            "java",
+            "-XX:+UseSerialGC",
+            "-XX:-UsePerfData",
+            "-Xmx{heap_mib}m",
+            "--add-opens=jdk.jshell/jdk.jshell=ALL-UNNAMED",  # as the kernel's own launcher does
+            "-jar",
+            "/opt/codecell/env/share/jupyter/kernels/java/jjava.jar",
+            "{connection_file}",
+        ),
+        interrupt="message",
+        smoke=("int x = 40;", 'System.out.println("codecell " + (x + 2));'),
+    ),
 )

@@ -7,12 +7,12 @@ over connections to the guest and is the same for every backend.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from executor_service.result import Usage
+from executor_service.result import Reading
 
 Warm = Literal["none", "light", "program", "kernel"]
 
@@ -23,21 +23,30 @@ class SandboxSpec:
 
     `warm` says which interpreter stands ready inside: an armed Python that will become the
     program, with the image's packages imported (`program`) or without (`light`, which is forked in
-    half the time), a started Python kernel, or none.
+    half the time), a started kernel (`kernel` names it), or none. With `network` it has a way to the
+    egress proxy, never a network device.
     """
 
     image: str
     warm: Warm = "none"
     disk_bytes: int = 256 * 1024 * 1024
+    kernel: str = "python"
+    network: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """What is set when a ready sandbox is handed out."""
+    """What is set when a ready sandbox is handed out.
+
+    `durable`: it outlives the service, where its backend can do that, until `expires_in` seconds from now
+    (see `Sandbox.renew`); the guest ends itself then.
+    """
 
     memory_bytes: int
     processes: int
     cpus: float
+    durable: bool = False
+    expires_in: float | None = None
 
 
 class Sandbox(Protocol):
@@ -59,11 +68,11 @@ class Sandbox(Protocol):
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A fresh connection to the guest. Raises SandboxFailed if the sandbox is gone."""
 
-    async def usage(self) -> Usage:
-        """CPU seconds used since creation, and peak memory since `configure` (own pages only)."""
+    async def renew(self, expires_in: float) -> None:
+        """Live until so many seconds from now at the latest. Raises SandboxFailed if the sandbox is gone."""
 
-    async def oom_kills(self) -> int:
-        """How many processes the memory limit has killed since creation."""
+    async def meters(self) -> Reading:
+        """What it has used. Raises SandboxFailed, OSError if the sandbox is gone."""
 
     async def close(self) -> None:
         """Kill everything inside and leave nothing behind. Idempotent; never raises."""
@@ -74,6 +83,10 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def durable(self) -> bool:
+        """Whether a sandbox can outlive the service, so that `adopt` finds it again."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -93,11 +106,11 @@ class Backend(Protocol):
             BackendUnavailable: the backend itself does not answer.
         """
 
-    async def sweep(self) -> int:
-        """Remove what a dead predecessor of this instance left; how many things were removed."""
+    async def adopt(self, ids: Collection[str]) -> Sequence[Sandbox]:
+        """Those of `ids`, sandboxes that a predecessor of this instance left on purpose, which still live."""
 
-    async def adopt(self) -> Sequence[Sandbox]:
-        """What a predecessor left running on purpose."""
+    async def sweep(self) -> int:
+        """Remove what a dead predecessor of this instance left and was not adopted; how many things."""
 
     async def ping(self) -> None:
         """Raises BackendUnavailable if the backend cannot take work now."""

@@ -14,11 +14,15 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from executor_service.result import Reading, Usage
 from executor_service.sandboxes.base import Lease
 
 V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
+_OOM = {1: "memory.oom_control", 2: "memory.events"}
+_USED = {1: "memory.usage_in_bytes", 2: "memory.current"}
 PERIOD = 100_000  # microseconds; the kernel's default for the cpu quota
 GUEST_PROCESSES = 32  # process 1, its handlers and helpers; user code is held by RLIMIT_NPROC besides
 SOCKET_MEMORY = 64 << 20  # of socket buffers, on top of the limit
@@ -158,11 +162,11 @@ class Group:
             # Version 1 counts socket buffers apart; unlimited, they would take the host's, and break its TCP.
             _try(memory / "memory.kmem.tcp.limit_in_bytes", str(min(limit, SOCKET_MEMORY)))
             _try(memory / "memory.max_usage_in_bytes", "0")
-            self._memory_before = _number(memory / "memory.usage_in_bytes")
+            self._memory_before = _number(memory / _USED[1])
         elif memory:
             (memory / "memory.max").write_text(str(limit))
             _try(memory / "memory.swap.max", "0")
-            self._memory_before = _number(memory / "memory.current")
+            self._memory_before = _number(memory / _USED[2])
         if pids:
             (pids / "pids.max").write_text(str(lease.processes + GUEST_PROCESSES))
         quota = max(1000, round(lease.cpus * PERIOD))
@@ -170,6 +174,39 @@ class Group:
             (cpu / "cpu.cfs_quota_us").write_text(str(quota))
         elif cpu:
             (cpu / "cpu.max").write_text(f"{quota} {PERIOD}")
+
+    @classmethod
+    def of_process(
+        cls, pid: int, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")
+    ) -> Self | None:
+        """The group that a process is in, made by somebody else: to read its meters from now on.
+
+        None where they cannot be read.
+        """
+        try:
+            own = _own_groups((proc / str(pid) / "cgroup").read_text())
+        except OSError:
+            return None
+        version = 1 if "memory" in own else 2
+        names = V1_CONTROLLERS if version == 1 else V2_CONTROLLERS
+        paths = {name: own.get(name if version == 1 else "", "").lstrip("/") for name in names}
+        dirs = {n: root / n / path if version == 1 else root / path for n, path in paths.items() if path}
+        if "memory" not in dirs or not os.access(dirs["memory"] / _OOM[version], os.R_OK):
+            return None
+        group = cls.__new__(cls)
+        group._version, group._dirs = version, dirs
+        group._memory_before = _number(dirs["memory"] / _USED[version])
+        return group
+
+    def limit_sockets(self) -> None:
+        """Bound what version 1 counts apart, where we may: engines have no option for it any more."""
+        if self._version == 1:
+            _try(self._dirs["memory"] / "memory.kmem.tcp.limit_in_bytes", str(SOCKET_MEMORY))
+
+    def meters(self) -> Reading:
+        """What the group's processes have used."""
+        usage = Usage(cpu_time=self.cpu_time(), peak_memory_bytes=self.peak_memory())
+        return Reading(usage=usage, oom_kills=self.oom_kills())
 
     def cpu_time(self) -> float | None:
         """Seconds of CPU used by everything in the group."""
@@ -188,7 +225,7 @@ class Group:
     def oom_kills(self) -> int:
         """Processes that the memory limit has killed; `failcnt` stays 0, so it is not asked."""
         memory = self._dirs["memory"]
-        return _keyed(memory / ("memory.oom_control" if self._version == 1 else "memory.events"), "oom_kill")
+        return _keyed(memory / _OOM[self._version], "oom_kill")
 
     def remove(self, deadline: float = 2.0) -> bool:
         """Remove the directories of a group whose processes have ended; False if they have not in time."""

@@ -39,13 +39,17 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class FileCall:
     """One call of the guest's operation `fs`; an async context manager, whose end ends the call.
 
+    Without a `request` only the guest's helper is made ready; what to do is then said by `begin`.
+
     Every method raises SandboxFailed where the guest is gone, stalls or talks nonsense, and the
     error that the guest names where it refuses.
     """
 
-    def __init__(self, sandbox: Sandbox, request: Mapping[str, Any], *, idle: float = IDLE) -> None:
+    def __init__(
+        self, sandbox: Sandbox, request: Mapping[str, Any] | None = None, *, idle: float = IDLE
+    ) -> None:
         self._sandbox = sandbox
-        self._request = dict(request)
+        self._request = request
         self._idle = idle
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -56,8 +60,14 @@ class FileCall:
                 self._reader, self._writer = await self._sandbox.connect()
         except TimeoutError as error:
             raise _stalled() from error
-        self._writer.write(pack_json({"v": VERSION, "op": "fs"}) + pack_json(self._request))
+        self._writer.write(pack_json({"v": VERSION, "op": "fs"}))
+        if self._request is not None:
+            self.begin(self._request)
         return self
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """Say what to do, once."""
+        self._writer.write(pack_json(dict(request)))
 
     async def __aexit__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -23,6 +23,7 @@ Reason = Literal["too_many", "too_large", "not_a_file", "unreadable", "not_searc
 MAX_LISTED = 50_000
 MAX_ARCHIVE = 8 << 30
 _DEADLINE = 60.0  # seconds for a whole call that streams nothing to or from a caller
+READY_TIME = 2.0  # seconds that a call made ready ahead of time has to answer
 _LATEST = 253402300799  # the last second of the year 9999
 _REALTIME_COARSE = 5  # Linux's CLOCK_REALTIME_COARSE, by which files are stamped
 
@@ -172,13 +173,30 @@ class Files:
             return [], []
         return await self._bounded(request, lambda call: _collected(call, max_files, max_bytes))
 
-    async def changed(self, since_ns: int, limit: int = 1000) -> tuple[Sequence[tuple[str, int]], bool]:
+    @asynccontextmanager
+    async def ready(self) -> AsyncGenerator[FileCall | None, None]:
+        """A call made ready ahead of time, for `changed`; None where the sandbox does not answer."""
+        async with AsyncExitStack() as stack:
+            call: FileCall | None = None
+            with suppress(SandboxFailed):
+                call = await stack.enter_async_context(FileCall(self._sandbox, idle=self._idle))
+            yield call
+
+    async def changed(
+        self, since_ns: int, limit: int = 1000, *, ready: FileCall | None = None
+    ) -> tuple[Sequence[tuple[str, int]], bool]:
         """Regular files of the workspace created or changed since `since_ns` (see `now_ns`).
 
         Paths with sizes, and whether there are more than `limit` (or than could be looked at).
-        What housekeeping wrote (pip, caches, `__pycache__`) is passed over.
+        What housekeeping wrote (pip, caches, `__pycache__`) is passed over. A call that is `ready` saves the
+        time to make one; user code may have stopped it, so it has `READY_TIME` and then another is made.
         """
         request = {"call": "changed", "since_ns": since_ns, "limit": limit}
+        if ready is not None:
+            with suppress(SandboxFailed, TimeoutError):
+                async with asyncio.timeout(READY_TIME):
+                    ready.begin(request)
+                    return await _changed(ready, limit)
         return await self._bounded(request, lambda call: _changed(call, limit))
 
     async def _bounded(self, request: Mapping[str, Any], work: Callable[[FileCall], Awaitable[T]]) -> T:

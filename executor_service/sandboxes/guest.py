@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from executor_service.errors import SandboxFailed
 from executor_service.guest.protocol import CHUNK, VERSION, Kind, ProtocolError, pack, pack_json, parse_json
+from executor_service.result import Reading, Usage
 from executor_service.sandboxes.base import Sandbox
-from executor_service.sandboxes.connection import read_frame, read_json
+from executor_service.sandboxes.connection import abandon, read_frame, read_json
 
 ANSWER_TIMEOUT = 30.0
 MAX_REPLY = 4 * 1024 * 1024  # no frame of a program is larger; output comes in chunks
+MARK_BYTES = 1024 * 1024  # after so much of a kept program the guest is told how far we are
 GRACE = 10.0  # seconds after the wall time in which the guest must have reported the end
 
 Stream = Literal["stdout", "stderr"]
@@ -59,6 +61,10 @@ class Ended:
     cpu_time: float
 
 
+class NotKept(SandboxFailed):
+    """The guest keeps nothing under that name."""
+
+
 async def ask(
     sandbox: Sandbox, request: Mapping[str, Any], *, seconds: float = ANSWER_TIMEOUT
 ) -> Mapping[str, Any]:
@@ -76,30 +82,97 @@ async def ask(
         raise SandboxFailed(f"the guest did not answer: {error!r}") from error
     finally:
         writer.close()
-    if answer.get("type") == "error":
-        raise SandboxFailed(f"the guest refused: {str(answer.get('detail'))[:500]}")
+    refuse(answer)
     return answer
 
 
-def start_program(sandbox: Sandbox, spec: ProgramSpec) -> Program:
-    """A program to be started by `async with`; leaving it kills what still runs."""
-    return Program(sandbox, spec)
+def refuse(answer: Mapping[str, Any]) -> None:
+    """Raises NotKept, SandboxFailed: the guest's answer is an error."""
+    if answer.get("type") == "error":
+        kind = NotKept if answer.get("code") == "unknown" else SandboxFailed
+        raise kind(f"the guest refused: {str(answer.get('detail'))[:500]}")
+
+
+async def attach(
+    sandbox: Sandbox, name: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Mapping[str, Any]]:
+    """A connection to the operation that is kept as `name`, and what the guest says of it.
+
+    Raises:
+        NotKept: there is none.
+        SandboxFailed: the guest is gone or does not answer in time.
+    """
+    reader, writer = await sandbox.connect()
+    try:
+        writer.write(pack_json({"v": VERSION, "op": "attach", "id": name}))
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            answer = await read_json(reader, MAX_REPLY)
+        refuse(answer)
+    except (TimeoutError, ProtocolError) as error:
+        abandon(writer)
+        raise SandboxFailed(f"the guest did not answer: {error!r}") from error
+    except (EOFError, OSError) as error:  # its handler ended just now
+        abandon(writer)
+        raise NotKept(f"{name} has ended") from error
+    except BaseException:
+        abandon(writer)
+        raise
+    return reader, writer, answer
+
+
+def finite(value: object) -> int:
+    """A number that the guest told, 0 where it is none that makes sense."""
+    return value if type(value) is int and 0 <= value < 1 << 53 else 0
+
+
+async def ask_meters(sandbox: Sandbox) -> Reading:
+    """What the guest says of its sandbox, where no control group tells. Raises SandboxFailed."""
+    stats = await ask(sandbox, {"op": "stats"})
+    cpu_time, peak, kills = (stats.get(key) for key in ("cpu_time", "peak_memory_bytes", "kills"))
+    usage = Usage(
+        cpu_time=float(cpu_time) if isinstance(cpu_time, int | float) else None,
+        peak_memory_bytes=peak if isinstance(peak, int) else None,
+    )
+    return Reading(usage=usage, oom_kills=kills if isinstance(kills, int) else 0)
+
+
+def start_program(sandbox: Sandbox, spec: ProgramSpec, *, keep: str | None = None) -> Program:
+    """A program to be started by `async with`; leaving it kills what still runs.
+
+    With `keep`, a name, leaving it leaves it running, and `attach_program` finds it, until `forget`.
+    """
+    return Program(sandbox, spec, keep=keep)
+
+
+def attach_program(sandbox: Sandbox, spec: ProgramSpec, name: str) -> Program:
+    """The program that is kept as `name`; entering it raises NotKept if there is none."""
+    return Program(sandbox, spec, keep=name, attach=True)
 
 
 class Program:
     """A program in a sandbox: iterate over its output, then read `ended`."""
 
-    def __init__(self, sandbox: Sandbox, spec: ProgramSpec) -> None:
+    def __init__(
+        self, sandbox: Sandbox, spec: ProgramSpec, *, keep: str | None = None, attach: bool = False
+    ) -> None:
         self._sandbox = sandbox
         self._spec = spec
+        self._keep, self._attach = keep, attach
+        self._frames = self._unmarked = 0
+        self.state: Mapping[str, Any] = {}  # after `attach_program`: of the mark at which it goes on
+        self.stdin_open = spec.stdin
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.ended: Ended | None = None
 
     async def __aenter__(self) -> Self:
+        if self._attach:
+            await self._take_up()
+            return self
         self._reader, self._writer = await self._sandbox.connect()
         spec = self._spec
-        self._writer.write(pack_json({"v": VERSION, "op": "program", "armed": spec.armed}))
+        request = {"v": VERSION, "op": "program", "armed": spec.armed, "keep": self._keep}
+        self._writer.write(pack_json(request))
         body = {
             "argv": list(spec.argv),
             "armed": spec.armed,
@@ -117,6 +190,13 @@ class Program:
         }
         self._writer.write(pack_json(body))
         return self
+
+    async def _take_up(self) -> None:
+        assert self._keep is not None
+        self._reader, self._writer, answer = await attach(self._sandbox, self._keep)
+        self._frames, self.stdin_open = finite(answer.get("from")), answer.get("stdin") is True
+        if isinstance(state := answer.get("state"), dict):
+            self.state = state
 
     async def __aexit__(
         self,
@@ -143,6 +223,8 @@ class Program:
                 raise SandboxFailed("the guest did not report the end of a program in time") from None
             except (EOFError, OSError, ProtocolError) as error:
                 raise SandboxFailed(f"the guest vanished: {error!r}") from error
+            self._frames += 1
+            self._unmarked += len(payload)
             if kind is Kind.STDOUT:
                 yield "stdout", payload
             elif kind is Kind.STDERR:
@@ -155,6 +237,17 @@ class Program:
             self.ended = _ended(message)
         elif message.get("type") == "error":
             raise SandboxFailed(f"the guest failed: {str(message.get('detail'))[:500]}")
+
+    async def mark(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Call after each chunk of a kept program's: now and then the guest is told how far we are."""
+        if self._keep is not None and self._unmarked >= MARK_BYTES:
+            self._unmarked = 0
+            await self._send(pack_json({"type": "mark", "frame": self._frames, "state": dict(state())}))
+
+    async def forget(self) -> None:
+        """What was kept is not needed any more; after the end."""
+        if self._keep is not None:
+            await self._send(pack_json({"type": "forget"}))
 
     async def write_stdin(self, data: bytes) -> None:
         """Give the program bytes to read."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,29 +21,34 @@ from jupyter_client.session import Session as Messages
 from executor_service.errors import NotWaitingForInput, SandboxFailed
 from executor_service.events import Event, Json
 from executor_service.guest import protocol
-from executor_service.guest.kernel_frames import SHELL, STDIN, pack_message
+from executor_service.guest.kernel_frames import CONTROL, SHELL, STDIN, pack_message
 from executor_service.guest.protocol import Kind, ProtocolError
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.connection import abandon, read_frame, read_json, send_json
-from executor_service.sandboxes.guest import ask
+from executor_service.sandboxes.guest import NotKept, ask, attach, finite
 from executor_service.sandboxes.kernel_execution import Execution, KernelDone
 from executor_service.sandboxes.kernel_messages import parse_message
+from executor_service.sandboxes.kernel_start import OPEN_FILES, KernelStart
 
-__all__ = ["Kernel", "KernelDone"]
+__all__ = ["Kernel", "KernelDone", "KernelStart", "Times"]
 
 PENDING = 256  # events that may wait for the caller
-CONNECT_TIME = 30.0  # seconds until a kernel must be ready
-OPEN_FILES = 1024  # a kernel starts with the default limit
+CONNECT_TIME = 10.0  # seconds until a kernel must be ready, beside those that it has itself
 SIGNAL_TIME = 10.0  # seconds that the guest has to deliver a signal or to set a limit
 MISSING_TIME = 1.0  # seconds that the reply and the idle status may lie apart
+MARK_BYTES = 1024 * 1024  # after so much of a kept execution the guest is told how far we are
 START_TIME = 1.0  # seconds that an interrupt waits for its execution to have begun
 
 
 class Kernel:
     """A started kernel. One execution at a time; closing leaves the kernel running in its sandbox."""
 
-    def __init__(self, sandbox: Sandbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, sandbox: Sandbox, start: KernelStart, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Use `connect`."""
+        self._start = start
+        self._rests_until = 0.0
         self.died = asyncio.Event()  # also set by close
         self._open_files = OPEN_FILES
         self.over_limit = asyncio.Event()  # the present execution passed a limit: interrupt it
@@ -54,18 +60,31 @@ class Kernel:
         self._signal_name: str | None = None
         self._present: _Present | None = None
         self._task: asyncio.Task[None] | None = None
+        self._latest: _Present | None = None
+        self._frames = self._unmarked = self._last = 0
+        self.caught_up = asyncio.Event()  # after `attach`: what had happened before has been heard
 
     @classmethod
-    async def connect(cls, sandbox: Sandbox, *, fresh: bool = False) -> Self:
-        """The kernel of `sandbox`, once it answers; with `fresh` a new one in place of the present.
+    async def connect(
+        cls,
+        sandbox: Sandbox,
+        start: KernelStart | None = None,
+        *,
+        fresh: bool = False,
+        keep: str | None = None,
+    ) -> Self:
+        """A kernel of `sandbox`, once it answers; with `fresh` a new one in place of the present.
+
+        `keep` is the name under which a later service finds what it executes (see `attach`).
 
         Raises:
             SandboxFailed: the sandbox is gone, or its kernel does not start.
         """
+        start = start or KernelStart()
         reader, writer = await sandbox.connect()
         try:
-            async with asyncio.timeout(CONNECT_TIME):
-                await send_json(writer, {"v": protocol.VERSION, "op": "kernel", "fresh": fresh})
+            async with asyncio.timeout(CONNECT_TIME + start.start_time):
+                await send_json(writer, start.order(fresh=fresh, keep=keep))
                 answer = await read_json(reader)
         except (EOFError, ProtocolError, TimeoutError) as error:
             abandon(writer)
@@ -76,7 +95,38 @@ class Kernel:
         if answer.get("type") != "kernel_ready":
             abandon(writer)
             raise SandboxFailed("the kernel ended while it started")
-        kernel = cls(sandbox, reader, writer)
+        kernel = cls(sandbox, start, reader, writer)
+        kernel._task = asyncio.create_task(kernel._read(), name=f"kernel {sandbox.id}")
+        return kernel
+
+    @classmethod
+    async def attach(
+        cls,
+        sandbox: Sandbox,
+        name: str,
+        operation: str,
+        *,
+        output_bytes: int,
+        start: KernelStart | None = None,
+    ) -> Self:
+        """The kernel that a service before us has left, with the execution that it keeps; see `resume`.
+
+        Raises:
+            NotKept: it keeps no such execution.
+            SandboxFailed: the sandbox is gone.
+        """
+        reader, writer, answer = await attach(sandbox, name)
+        if answer.get("operation") != operation:
+            abandon(writer)
+            raise NotKept(f"the kernel does not keep {operation}")
+        kernel = cls(sandbox, start or KernelStart(), reader, writer)
+        kernel._open_files = 0  # not known
+        kernel._frames, kernel._last = finite(answer.get("from")), finite(answer.get("last"))
+        present = _Present(Execution(operation, output_bytes=output_bytes), kept=True)
+        if isinstance(state := answer.get("state"), dict):
+            present.restore(state)
+        kernel._present = kernel._latest = present
+        kernel._look_whether_caught_up()
         kernel._task = asyncio.create_task(kernel._read(), name=f"kernel {sandbox.id}")
         return kernel
 
@@ -96,7 +146,13 @@ class Kernel:
             await asyncio.wait([self._task])
 
     async def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
+        self,
+        code: str,
+        *,
+        allow_input: bool = False,
+        output_bytes: int,
+        silent: bool = False,
+        keep: str | None = None,
     ) -> AsyncGenerator[Event | KernelDone, None]:
         """Execute `code`; what it shows, in order, and last a `KernelDone`.
 
@@ -108,6 +164,8 @@ class Kernel:
             allow_input: whether `input()` asks (`InputRequest`, see `answer`) or fails at once.
             output_bytes: at most so many bytes of stdout, and so many of stderr.
             silent: leave no trace in history and execution count.
+            keep: its id, under which it outlives this object until `forget`; for kernels that were
+                connected with a `keep` of their own.
 
         Raises:
             RuntimeError: an execution is in progress.
@@ -117,18 +175,61 @@ class Kernel:
         if self.died.is_set():
             yield KernelDone(status="died", exit_code=self._exit_code, signal=self._signal_name)
             return
+        await self._rest()
         request = self._request("execute_request", _execute_content(code, allow_input, silent))
-        present = self._present = _Present(Execution(request["msg_id"], output_bytes=output_bytes))
+        if keep is not None:
+            request["header"]["msg_id"] = request["msg_id"] = keep
+            await self._say({"type": "keep", "operation": keep})
+        execution = Execution(request["msg_id"], output_bytes=output_bytes)
+        self._present = self._latest = _Present(execution, kept=keep is not None)
         self.over_limit.clear()
+        await self._send(SHELL, request)
+        async with contextlib.aclosing(self._follow(self._present)) as events:
+            async for event in events:
+                yield event
+
+    async def resume(self) -> AsyncGenerator[Event | KernelDone, None]:
+        """As `execute`, for the execution that `attach` found: from its first event that is still kept."""
+        if self._present is not None:
+            async with contextlib.aclosing(self._follow(self._present)) as events:
+                async for event in events:
+                    yield event
+
+    async def _follow(self, present: _Present) -> AsyncGenerator[Event | KernelDone, None]:
         try:
-            await self._send(SHELL, request)
             while not isinstance(event := await present.next(), KernelDone):
                 if event is not None:
                     yield event
+            if event.status == "error":
+                self._rests_until = asyncio.get_running_loop().time() + self._start.rest
             yield event
         finally:
             present.forget()
             self._present = None
+
+    async def _rest(self) -> None:
+        """Wait until it heeds what it is given."""
+        if (left := self._rests_until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
+
+    async def forget(self) -> None:
+        """What was kept is not needed any more; once the execution has ended."""
+        await self._say({"type": "forget"})
+
+    @property
+    def waits(self) -> bool:
+        """Whether the execution waits for input."""
+        return self._present is not None and self._present.execution.input_header is not None
+
+    @property
+    def times(self) -> Times:
+        """Of the present execution, or of the last one."""
+        return self._latest.times if self._latest is not None else Times()
+
+    @property
+    def skipped(self) -> int:
+        """How many of the first events of an execution that was resumed are not kept any more."""
+        return self._latest.skipped if self._latest is not None else 0
 
     async def answer(self, text: str) -> None:
         """Answer the input request that waits.
@@ -152,7 +253,10 @@ class Kernel:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_TIME):
                     await self._present.started.wait()
-        await self._signal("SIGINT")
+        if self._start.interrupt == "message":
+            await self._send(CONTROL, self._request("interrupt_request", {}))
+        else:
+            await self._ask({"op": "kernel_signal", "signal": "SIGINT"})
 
     async def limit_open_files(self, number: int) -> None:
         """How many descriptors the kernel may have from now on.
@@ -161,11 +265,11 @@ class Kernel:
             SandboxFailed: the guest is gone or does not answer.
         """
         if number != self._open_files:
-            await ask(self._sandbox, {"op": "kernel_limits", "open_files": number}, seconds=SIGNAL_TIME)
+            await self._ask({"op": "kernel_limits", "open_files": number})
             self._open_files = number
 
-    async def _signal(self, name: str) -> None:
-        await ask(self._sandbox, {"op": "kernel_signal", "signal": name}, seconds=SIGNAL_TIME)
+    async def _ask(self, request: Mapping[str, Json]) -> None:
+        await ask(self._sandbox, {**request, "name": self._start.name}, seconds=SIGNAL_TIME)
 
     def _request(
         self, kind: str, content: dict[str, Json], *, parent: Mapping[str, Json] | None = None
@@ -185,16 +289,36 @@ class Kernel:
         try:
             while True:
                 kind, payload = await read_frame(self._reader)
+                self._frames += 1
+                self._unmarked += len(payload)
                 if kind is Kind.KERNEL:
                     await self._on_message(payload)
                 elif kind is Kind.JSON and self._on_notice(protocol.parse_json(payload)):
                     return
+                self._look_whether_caught_up()
+                if self._unmarked >= MARK_BYTES:
+                    await self._mark()
         except (EOFError, ProtocolError):
             pass
         finally:
             self.died.set()
+            self.caught_up.set()
             if self._present is not None:
                 self._present.end(self._exit_code, self._signal_name)
+
+    def _look_whether_caught_up(self) -> None:
+        if self._frames >= self._last:
+            self.caught_up.set()
+
+    async def _mark(self) -> None:
+        """Tell the guest how far we are, so that it may give up what comes before."""
+        self._unmarked = 0
+        if self._present is not None and self._present.kept:
+            await self._say({"type": "mark", "frame": self._frames, "state": self._present.state()})
+
+    async def _say(self, order: dict[str, Json]) -> None:
+        with contextlib.suppress(EOFError):
+            await send_json(self._writer, order)
 
     async def _on_message(self, payload: bytes) -> None:
         present = self._present
@@ -213,6 +337,10 @@ class Kernel:
                 self._present.execution.feed_oversize(channel)
                 self.over_limit.set()
                 self._present.wake()
+            case {"type": "keeping"}:
+                self._frames = self._unmarked = 0
+            case {"type": "at", "what": str(what), "at": float(at)} if self._present is not None:
+                self._present.hear(what, at)
             case {"type": "kernel_died"}:
                 code, name = notice.get("exit_code"), notice.get("signal")
                 self._exit_code = code if type(code) is int else None
@@ -221,11 +349,26 @@ class Kernel:
         return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Of a kept execution, as the guest's clock (seconds since 1970) had it.
+
+    `waited` seconds for answers to its input requests; that of `asked_at` has no answer yet.
+    """
+
+    waited: float = 0.0
+    asked_at: float | None = None
+    ended_at: float | None = None
+
+
 class _Present:
     """The execution in progress, and the events of it that its caller has not taken yet."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, *, kept: bool = False) -> None:
         self.execution = execution
+        self.kept = kept
+        self.emitted = self.skipped = 0
+        self.times = Times()
         self.started = asyncio.Event()
         self._queue: asyncio.Queue[Event | KernelDone | None] = asyncio.Queue(PENDING)
         self._end: KernelDone | None = None
@@ -237,8 +380,37 @@ class _Present:
         if self.execution.started:
             self.started.set()
         if event is not None and not self._forgotten:
+            self.emitted += 1
             await self._queue.put(event)
         self.wake()
+
+    def hear(self, what: str, at: float) -> None:
+        """The guest says when something happened."""
+        times = self.times
+        match what:
+            case "asked":
+                self.times = replace(times, asked_at=at)
+            case "answered":
+                waited = max(0.0, at - times.asked_at) if times.asked_at is not None else 0.0
+                self.times = replace(times, asked_at=None, waited=times.waited + waited)
+                self.execution.input_header = None
+            case "replied":
+                self.times = replace(times, ended_at=at)
+
+    def state(self) -> dict[str, Json]:
+        """What `restore` must know to go on from here."""
+        times = {"waited": self.times.waited, "asked_at": self.times.asked_at}
+        return {"events": self.emitted, **times, **self.execution.state()}
+
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """Go on where `state` was told."""
+        self.emitted = self.skipped = finite(state.get("events"))
+        waited, asked_at = state.get("waited"), state.get("asked_at")
+        self.times = Times(
+            waited=waited if isinstance(waited, float) else 0.0,
+            asked_at=asked_at if isinstance(asked_at, float) else None,
+        )
+        self.execution.restore(state)
 
     def wake(self) -> None:
         """Make `next` look again at an execution whose state changed."""

@@ -88,6 +88,40 @@ class Execution:
         if channel == SHELL and not self.replied:
             self.replied, self._status = True, "error"
 
+    def state(self) -> dict[str, Json]:
+        """What another object must know to go on from here; see `restore`."""
+        return {
+            "started": self.started,
+            "replied": self.replied,
+            "idle": self.idle,
+            "over_limit": self.over_limit,
+            "input_header": None if self.input_header is None else dict(self.input_header),
+            "left": dict(self._left),
+            "truncated": sorted(self._truncated),
+            "display_left": self._display_left,
+            "large_left": self._large_left,
+            "spare_errors": self._spare_errors,
+            "status": self._status,
+            "error_shown": self._error_shown,
+            "count": self._count,
+        }
+
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """Go on where `state` was told. It comes back from a sandbox: what makes no sense is left out."""
+        for name in ("started", "replied", "idle", "over_limit"):
+            setattr(self, name, state.get(name) is True)
+        header, left = state.get("input_header"), state.get("left")
+        self.input_header = header if isinstance(header, dict) else None
+        self._left |= {k: v for k, v in left.items() if k in self._left} if isinstance(left, dict) else {}
+        self._left = {k: max(0, min(v, 1 << 40)) if type(v) is int else 0 for k, v in self._left.items()}
+        self._truncated = {each for each in ("stdout", "stderr") if each in _list(state.get("truncated"))}
+        self._display_left = _bounded(state.get("display_left"), self._display_left)
+        self._large_left = _bounded(state.get("large_left"), self._large_left)
+        self._spare_errors = _bounded(state.get("spare_errors"), SPARE_ERRORS)
+        self._status = "error" if state.get("status") == "error" else "ok"
+        self._error_shown = state.get("error_shown") is True
+        self._count = count_of({"execution_count": state.get("count")})
+
     def unsaid_error(self) -> Error | None:
         """The reply's exception, if iopub did not show one; ask once, at the end."""
         error, self._reply_error = self._reply_error, None
@@ -179,6 +213,14 @@ class Execution:
         if status == "error":
             self._reply_error = error_of(content)  # iopub says it too, but may be behind
         return None
+
+
+def _bounded(value: Json, most: int) -> int:
+    return min(value, most) if type(value) is int else most
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 _SHOWN = frozenset(

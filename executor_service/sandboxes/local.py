@@ -14,17 +14,17 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from executor_service.errors import BackendUnavailable, ImageNotFound, SandboxFailed
 from executor_service.images import BuiltImage
-from executor_service.result import Usage
+from executor_service.result import Reading
 from executor_service.sandboxes import cgroups, seccomp
 from executor_service.sandboxes.base import Lease, SandboxSpec
-from executor_service.sandboxes.guest import ask
+from executor_service.sandboxes.guest import ask, ask_meters
 from executor_service.sandboxes.nursery import NurseryClient
 from executor_service.sandboxes.uids import NoUidLeft, UidLease, UidRange, configured_range
 
@@ -64,6 +64,7 @@ class LocalSandbox:
             "processes": lease.processes,
             "sampled": self.group is None,
             "cpu_count": math.ceil(lease.cpus),
+            "expires_in": lease.expires_in,
         }
         await ask(self, request)
 
@@ -76,29 +77,13 @@ class LocalSandbox:
         except OSError as error:
             raise SandboxFailed(f"the guest does not answer: {error}") from error
 
-    async def usage(self) -> Usage:
-        """CPU seconds used since creation, and peak memory since `configure` (own pages only)."""
-        if self.group:
-            return Usage(cpu_time=self.group.cpu_time(), peak_memory_bytes=self.group.peak_memory())
-        stats = await self._stats()
-        cpu_time, peak = stats.get("cpu_time"), stats.get("peak_memory_bytes")
-        return Usage(
-            cpu_time=cpu_time if isinstance(cpu_time, float) else None,
-            peak_memory_bytes=peak if isinstance(peak, int) else None,
-        )
+    async def renew(self, expires_in: float) -> None:
+        """Live until so many seconds from now at the latest. Raises SandboxFailed if the sandbox is gone."""
+        await ask(self, {"op": "renew", "expires_in": expires_in})
 
-    async def oom_kills(self) -> int:
-        """How many processes the memory limit has killed since creation."""
-        if self.group:
-            return self.group.oom_kills()
-        kills = (await self._stats()).get("kills", 0)
-        return kills if isinstance(kills, int) else 0
-
-    async def _stats(self) -> Mapping[str, Any]:
-        try:
-            return await ask(self, {"op": "stats"})
-        except SandboxFailed:
-            return {}
+    async def meters(self) -> Reading:
+        """What it has used. Raises SandboxFailed if the sandbox is gone."""
+        return self.group.meters() if self.group else await ask_meters(self)
 
     async def close(self) -> None:
         """Kill everything inside and leave nothing behind. Idempotent; never raises."""
@@ -129,6 +114,7 @@ class LocalBackend:
     """Makes local sandboxes; enter it before use."""
 
     name = "local"
+    durable = False
 
     def __init__(
         self,
@@ -137,7 +123,9 @@ class LocalBackend:
         instance: str = "default",
         *,
         may_move: bool = True,  # this process, to another cgroup: see `cgroups.find`
+        ca_bundle: Path | None = None,  # for sandboxes that have a way out
     ) -> None:
+        self._ca_bundle = ca_bundle
         self._images = {image.name: image for image in images}
         self._runtime_dir = state_dir / "run"
         self._remembered = state_dir / "cgroups"
@@ -172,7 +160,11 @@ class LocalBackend:
 
     async def _start_nursery(self, image: BuiltImage) -> NurseryClient:
         nursery = NurseryClient(
-            image, many_uids=self._root, seccomp=self._seccomp, runtime_dir=self._runtime_dir
+            image,
+            many_uids=self._root,
+            seccomp=self._seccomp,
+            runtime_dir=self._runtime_dir,
+            ca_bundle=self._ca_bundle,
         )
         self._nurseries[image.name] = nursery
         await nursery.start()
@@ -224,7 +216,13 @@ class LocalBackend:
                 fds = sandbox.group.open_joins()
             uid_base = sandbox.uids.base if sandbox.uids else None
             await nursery.create(
-                sandbox.id, spec.warm, spec.disk_bytes, uid_base, [listener.fileno(), *fds], exited
+                sandbox.id,
+                spec.warm,
+                spec.disk_bytes,
+                spec.network,
+                uid_base,
+                [listener.fileno(), *fds],
+                exited,
             )
         except NoUidLeft as error:
             sandbox.died.set()
@@ -283,7 +281,7 @@ class LocalBackend:
             removed += await asyncio.to_thread(cgroups.sweep, self._hierarchy, self._remembered)
         return removed
 
-    async def adopt(self) -> list[LocalSandbox]:
+    async def adopt(self, ids: Collection[str]) -> list[LocalSandbox]:  # noqa: ARG002
         """Nothing: local sandboxes end with the service that made them."""
         return []
 

@@ -33,8 +33,17 @@ HINTS = (
 class NurseryClient:
     """Starts the nursery, asks it for sandboxes and hears how they end."""
 
-    def __init__(self, image: BuiltImage, *, many_uids: bool, seccomp: bytes, runtime_dir: Path) -> None:
+    def __init__(
+        self,
+        image: BuiltImage,
+        *,
+        many_uids: bool,
+        seccomp: bytes,
+        runtime_dir: Path,
+        ca_bundle: Path | None = None,
+    ) -> None:
         self._image = image
+        self._ca_bundle = ca_bundle
         self._many_uids = many_uids
         self._seccomp = seccomp
         self._root = runtime_dir / f"root-{image.name}"
@@ -57,6 +66,7 @@ class NurseryClient:
             "root": str(self._root),
             "env_dir": str(self._image.env_dir),
             "base_prefix": str(self._image.base_prefix),
+            "ca_bundle": None if self._ca_bundle is None else str(self._ca_bundle),
             "many_uids": self._many_uids,
             "preload": list(self._image.preload),
             "seccomp": self._seccomp.hex(),
@@ -95,6 +105,7 @@ class NurseryClient:
         sandbox_id: str,
         warm: str,
         disk_bytes: int,
+        network: bool,
         uid_base: int | None,
         fds: Sequence[int],
         on_exit: Callable[[], None],
@@ -113,6 +124,7 @@ class NurseryClient:
             "id": sandbox_id,
             "warm": warm,
             "disk_bytes": disk_bytes,
+            "network": network,
             "uid_base": uid_base,
         }
         try:

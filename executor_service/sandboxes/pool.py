@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -211,6 +211,14 @@ class Pool:
             self._refill_credit = min(self._refill_credit + 1, self._settings.warm)
             self._close(sandbox)
             self._replan()
+
+    def adopt(self, sandboxes: Iterable[Sandbox]) -> None:
+        """Sandboxes that an earlier pool had lent and that are still in use: give them to `release`."""
+        self._leased.update(sandboxes)
+
+    def leave(self, sandbox: Sandbox) -> None:
+        """A sandbox that was lent is to outlive this pool: nothing is done to it."""
+        self._leased.discard(sandbox)
 
     async def _take(self, spec: SandboxSpec) -> Sandbox:
         if not self._open:

@@ -158,3 +158,35 @@ def _sockets() -> list[Instruction]:
         deny,
         allow,
     ]
+
+
+def docker_profile() -> dict[str, object]:
+    """The same list in the form that container engines take (OCI runtime specification, `linux.seccomp`).
+
+    It holds for all of a container, process 1 included; names that the engine's machine does not know are
+    ignored there. User code has :func:`program` besides: this form cannot say "any request but these" of an
+    ioctl.
+    """
+
+    def rule(names: Iterable[str], *arguments: dict[str, object]) -> dict[str, object]:
+        return {"names": sorted(names), "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
+
+    def equal(index: int, value: int) -> dict[str, object]:
+        return {"index": index, "value": value, "op": "SCMP_CMP_EQ"}
+
+    no_namespace = {"index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    rules = [
+        rule({*ALLOWED, "ioctl"}),
+        rule({"clone"}, no_namespace),
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS, "args": []},
+    ]
+    # Rules for one call are alternatives; conditions of one rule hold together.
+    rules += [rule({"socket", "socketpair"}, equal(0, family)) for family in SOCKET_FAMILIES]
+    rules.append(rule({"socket", "socketpair"}, equal(0, AF_NETLINK), equal(2, NETLINK_ROUTE)))
+    rules += [rule({"personality"}, equal(0, value)) for value in PERSONALITIES]
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": errno.EPERM,
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": rules,
+    }

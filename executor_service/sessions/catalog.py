@@ -18,6 +18,8 @@ class Offer:
     image: str
     version: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    stateful: bool = False
+    """Whether the image has a kernel for it."""
 
     @property
     def armed(self) -> bool:
@@ -79,9 +81,17 @@ class Catalog:
             ImageNotFound, LanguageNotFound: as `find`; also for a language that keeps no state.
         """
         offer = self.find(language, image)
-        if not offer.language.stateful:
-            names = ", ".join(dict.fromkeys(o.language.name for o in self._offers if o.language.stateful))
+        if not offer.stateful:
+            names = ", ".join(dict.fromkeys(o.language.name for o in self._offers if o.stateful))
             raise LanguageNotFound(
                 f"{offer.language.name} keeps no state; sessions may be in {names or 'none'}"
             )
         return offer
+
+    def kernels(self, offer: Offer) -> tuple[Language, ...]:
+        """The languages that a session of `offer` may keep state in beside its own."""
+        return tuple(
+            each.language
+            for each in self._offers
+            if each.stateful and each.image == offer.image and each.language is not offer.language
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
+from executor_service.egress.policy import Ceiling, Grant, NotOffered
 from executor_service.errors import FieldError, InvalidPath, InvalidRequest, NetworkNotAllowed
 from executor_service.sessions.requests import FileIn, Network
 
@@ -71,11 +72,13 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
         check_text(f"metadata.{key}", value, longest=4096)
 
 
-def check_network(network: Network) -> None:
-    """Raises NetworkNotAllowed: anything but none."""
-    if network is not False:
-        message = "network: this server offers none; leave it out, or set it to false"
-        raise NetworkNotAllowed(message, errors=(FieldError(loc="network", message=message),))
+def check_network(network: Network, ceiling: Ceiling) -> Grant | None:
+    """What a sandbox may reach; None for no network. Raises NetworkNotAllowed: more than is offered."""
+    try:
+        return ceiling.grant(network)
+    except NotOffered as error:
+        message = f"network: {error}"
+        raise NetworkNotAllowed(message, errors=(FieldError(loc="network", message=message),)) from None
 
 
 def check_seconds(loc: str, value: float, *, most: float) -> float:

@@ -14,16 +14,18 @@ from executor_service.events import File, Json
 from executor_service.result import Usage
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import now_ns
-from executor_service.sandboxes.guest import Ended, ProgramSpec
+from executor_service.sandboxes.guest import Ended, NotKept, ProgramSpec
+from executor_service.sandboxes.stash import drop
 from executor_service.sessions.checks import check_signal
 from executor_service.sessions.execution_fields import execution_fields, exit_detail, shell_done
+from executor_service.sessions.keeper import lost_fields
 from executor_service.sessions.operation import Operation
 from executor_service.sessions.outcome import Verdict, classify
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import GuestPort, ProgramPort
 from executor_service.sessions.program_fields import program_fields, used
 from executor_service.sessions.pump import feed, feeding, pump
-from executor_service.sessions.readings import Reading, read_meters
+from executor_service.sessions.readings import Reading, Start, begin, read_meters
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,11 @@ class Command:
         guest: GuestPort,
         policy: Policy,
         on_lost: Callable[[], object],
+        start: Start | None = None,
     ) -> None:
+        """With a `start` the guest keeps it, so that it outlives this service."""
         self._operation = operation
+        self._start = start
         self._spec = spec
         self._stdin = stdin
         self._stdin_open = keep_stdin
@@ -120,7 +125,8 @@ class Command:
         self._task, started, since = asyncio.current_task(), time.monotonic(), now_ns()
         ended, before = None, Reading(usage=Usage(), oom_kills=0)
         try:
-            before = await read_meters(self._sandbox)
+            start = self._start or await begin(self._sandbox)
+            since, before = start.since_ns, start.before
             if self._stopped is None:  # it may have been stopped before it began
                 ended = await self._go()
             if ended is None and self._stopped is None:
@@ -129,6 +135,9 @@ class Command:
             if self._stopped is None:
                 raise
             self._uncancel()
+        except NotKept:  # of an operation that began under another service
+            await self._operation.finish(lost_fields(self._operation.kind, self._operation.elapsed))
+            return
         except Exception:
             log.exception("command %s failed", self._operation.id)
             self._operation.fail(Internal("the command could not be carried out; the service's log says why"))
@@ -139,16 +148,40 @@ class Command:
 
     async def _go(self) -> Ended | None:
         try:
-            async with self._guest.program(self._sandbox, self._spec) as program:
+            async with self._made() as program:
                 self._program = program
                 close = self._spec.stdin and not self._stdin_open
+                if self._start is not None and self._start.again:
+                    await self._look_at_input(program)
+                    close = False
                 async with feeding(program, self._stdin, close=close) as self._feeding:
                     self._entered.set()
-                    return await pump(program, self._operation.journal, limit=self._spec.output_bytes)
+                    journal, limit = self._operation.journal, self._spec.output_bytes
+                    return await pump(program, journal, limit=limit, kept=self._start is not None)
+        except NotKept:
+            raise
         except SandboxFailed:
             return None
         finally:
             self._program = None
+
+    def _made(self) -> ProgramPort:
+        if self._start is None:
+            return self._guest.program(self._sandbox, self._spec)
+        if self._start.again:
+            return self._guest.attach_program(self._sandbox, self._spec, self._operation.id)
+        return self._guest.program(self._sandbox, self._spec, keep=self._operation.id)
+
+    async def _look_at_input(self, program: ProgramPort) -> None:
+        """A program that began under another service: the input that came with it may have been cut."""
+        if program.stdin_open and not self._stdin_open:
+            self._stopped = "the service was restarted while it gave the command its input"
+            await program.kill()
+        self._stdin_open &= program.stdin_open
+
+    async def forget(self) -> None:
+        """The guest need not keep it any more."""
+        await drop(self._sandbox, self._operation.id)
 
     async def _conclude(self, ended: Ended | None, before: Reading, since: int, seconds: float) -> None:
         after = await read_meters(self._sandbox)
@@ -165,7 +198,7 @@ class Command:
         else:
             verdict = replace(verdict, detail=verdict.detail or exit_detail(ended))
             fields = await self._as_execution(verdict, ended, usage, since, seconds)
-        self._operation.complete(fields)
+        await self._operation.finish(fields)
 
     async def _as_execution(
         self, verdict: Verdict, ended: Ended | None, usage: Usage, since: int, seconds: float

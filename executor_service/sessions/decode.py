@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+from collections.abc import Mapping
 
-from executor_service.events import Stage, Stderr, Stdout
+from executor_service.events import Json, Stage, Stderr, Stdout
 
 
 class TextStreams:
@@ -29,6 +31,21 @@ class TextStreams:
         """What the streams still held: the beginning of a character, as U+FFFD."""
         last = [self._event(stream, self._decoders[stream].decode(b"", True)) for stream in self._decoders]
         return [event for event in last if event is not None]
+
+    def state(self) -> dict[str, Json]:
+        """What `restore` must know to go on from here."""
+        pending = {name: each.getstate()[0].hex() for name, each in self._decoders.items()}
+        return {"pending": pending, "left": dict(self._left)}
+
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """Go on where `state` was told. It comes back from a sandbox: what makes no sense is left out."""
+        pending: Json = state.get("pending")
+        left: Json = state.get("left")
+        for name, decoder in self._decoders.items():
+            with contextlib.suppress(TypeError, ValueError, KeyError):
+                decoder.decode(bytes.fromhex(pending[name])[:3])
+            with contextlib.suppress(TypeError, ValueError, KeyError):
+                self._left[name] = max(0, min(int(left[name]), self._left[name]))
 
     def _event(self, stream: str, text: str) -> Stdout | Stderr | None:
         if not text:

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from executor_service.errors import Internal, NotWaitingForInput, SandboxFailed
-from executor_service.events import Error, File, InputRequest, Json
+from executor_service.events import Error, Event, File, InputRequest, Json
 from executor_service.limits import Limits
 from executor_service.sandboxes.base import Sandbox
-from executor_service.sandboxes.files import Files, now_ns
+from executor_service.sandboxes.file_call import FileCall
+from executor_service.sandboxes.files import Files
 from executor_service.sandboxes.kernel import KernelDone
 from executor_service.sessions.execution_fields import execution_fields, kernel_died
 from executor_service.sessions.kernel_holder import KernelHolder
@@ -26,7 +27,7 @@ from executor_service.sessions.outcome import Cause, KernelEnd, classify_executi
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import KernelPort
 from executor_service.sessions.program_fields import used
-from executor_service.sessions.readings import Reading, read_meters
+from executor_service.sessions.readings import Reading, Start, begin, read_meters
 from executor_service.sessions.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,11 @@ class Execution:
         sandbox: Sandbox,
         files: Files,
         policy: Policy,
+        start: Start | None = None,
     ) -> None:
+        """With a `start` the guest keeps it, so that it outlives this service."""
         self._operation = operation
+        self._start = start
         self._cell = cell
         self._kernel = kernel
         self._holder = holder
@@ -73,6 +77,7 @@ class Execution:
         self._killed = False
         self._error: Error | None = None
         self._done: KernelDone | None = None
+        self._ready: asyncio.Task[FileCall | None] | None = None
 
     # -- steering ---------------------------------------------------------------------------------
 
@@ -109,17 +114,21 @@ class Execution:
     async def work(self) -> None:
         """All of it, to the operation's end."""
         try:
-            since, before = now_ns(), await read_meters(self._sandbox)
+            start = self._start or await begin(self._sandbox)
+            since, before = start.since_ns, start.before
             self._watch = Stopwatch(time.monotonic)
             consumer = asyncio.create_task(self._consume(), name=f"{self._operation.id} events")
-            try:
-                await self._supervise(consumer, before)
-            finally:
-                consumer.cancel()
-                await asyncio.wait([consumer])
-            if not consumer.cancelled() and (error := consumer.exception()) is not None:
-                await self._forgive(error)
-            await self._conclude(before, since)
+            async with self._helper():
+                try:
+                    if start.again:
+                        await self._catch_up(consumer)
+                    await self._supervise(consumer, before)
+                finally:
+                    consumer.cancel()
+                    await asyncio.wait([consumer])
+                if not consumer.cancelled() and (error := consumer.exception()) is not None:
+                    await self._forgive(error)
+                await self._conclude(before, since)
         except SandboxFailed as error:
             log.warning("execution %s: %s", self._operation.id, error.detail)
             self._operation.fail(error)
@@ -129,6 +138,18 @@ class Execution:
                 Internal("the execution could not be carried out; the service's log says why")
             )
 
+    @contextlib.asynccontextmanager
+    async def _helper(self) -> AsyncIterator[None]:
+        """While the cell runs, have the guest make ready what will look for changed files."""
+        async with contextlib.AsyncExitStack() as stack:
+            ready = stack.enter_async_context(self._files.ready())
+            self._ready = asyncio.create_task(ready, name=f"{self._operation.id} helper")
+            try:
+                yield
+            finally:
+                self._ready.cancel()
+                await asyncio.wait([self._ready])
+
     async def _forgive(self, error: BaseException) -> None:
         """Raise `error`, unless it is a failure of the sandbox that has a cause: then that is the outcome."""
         ended = self._killed or self._cause not in (None, "interrupt")
@@ -137,20 +158,46 @@ class Execution:
         ):
             raise error
 
+    async def forget(self) -> None:
+        """The guest need not keep it any more."""
+        await self._kernel.forget()
+
+    async def _catch_up(self, consumer: asyncio.Task[None]) -> None:
+        """Hear what happened before, and how long the code has run by now."""
+        heard = asyncio.create_task(self._kernel.caught_up.wait())
+        await asyncio.wait([consumer, heard], return_when=asyncio.FIRST_COMPLETED)
+        heard.cancel()
+        times = self._kernel.times
+        until = times.ended_at or times.asked_at
+        ran = (until or time.time()) - self._operation.started_at - times.waited
+        self._watch = Stopwatch(time.monotonic, already=max(0.0, ran))
+        if until is not None:
+            self._watch.pause()
+
+    async def _events(self) -> AsyncGenerator[Event | KernelDone, None]:
+        cell = self._cell
+        if self._start is not None and self._start.again:
+            self._operation.journal.skip(self._kernel.skipped)
+            return self._kernel.resume()
+        await self._kernel.limit_open_files(cell.limits.open_files)
+        return self._kernel.execute(
+            cell.code,
+            allow_input=cell.allow_input,
+            output_bytes=cell.limits.output_bytes,
+            keep=None if self._start is None else self._operation.id,
+        )
+
     async def _consume(self) -> None:
         """Pass on what the kernel shows, to the end."""
-        cell = self._cell
-        await self._kernel.limit_open_files(cell.limits.open_files)
-        events = self._kernel.execute(
-            cell.code, allow_input=cell.allow_input, output_bytes=cell.limits.output_bytes
-        )
+        events = await self._events()
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, KernelDone):
                     self._done = event
                     return
                 if isinstance(event, InputRequest):
-                    self._watch.pause()
+                    if self._kernel.waits:
+                        self._watch.pause()
                 elif isinstance(event, Error):
                     self._error = event
                 self._operation.journal.append(event)
@@ -244,6 +291,7 @@ class Execution:
         end = KernelEnd(
             status=done.status,
             error_name=self._error.name if self._error else None,
+            named=self._holder.named,
             cause=self._cause,
             killed=self._killed,
             oom_kills=after.oom_kills - before.oom_kills,
@@ -264,7 +312,7 @@ class Execution:
             usage=used(before.usage, after.usage, None),
             state_lost=self._holder.take_lost() or died or self._killed,
         )
-        self._operation.complete(fields)
+        await self._operation.finish(fields)
 
     async def _sandbox_is_gone(self, done: KernelDone) -> bool:
         """Whether the kernel ended because its sandbox did; that news may come a moment later."""
@@ -277,7 +325,8 @@ class Execution:
     async def _changed(self, since: int) -> tuple[Sequence[tuple[str, int]], bool]:
         """Files that were created or changed meanwhile, told as events too."""
         try:
-            changed, truncated = await self._files.changed(since, self._policy.max_changed)
+            ready = await self._ready if self._ready is not None else None
+            changed, truncated = await self._files.changed(since, self._policy.max_changed, ready=ready)
         except SandboxFailed as error:
             log.warning("execution %s: no list of files: %s", self._operation.id, error.detail)
             return [], False

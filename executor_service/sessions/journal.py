@@ -3,7 +3,8 @@
 Nothing is lost and nothing is delayed: a follower that keeps up gets each event as it comes. Text
 that no follower has seen yet grows in place instead of becoming an event of its own, so a program
 that writes byte by byte costs little when nobody watches. A journal that has become long hands out
-its newest text only every `SETTLE` seconds, so that this holds with a watcher too.
+its newest text only every `SETTLE` seconds, so that this holds with a watcher too. Where the numbers must
+be the same after a restart of the service, nothing grows: each event is what the guest sent at once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ SETTLE = 0.02
 class Journal:
     """Append-only; ends with `Completed`, or with a failure of the service."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, growing: bool = True) -> None:
         self._events: list[Event] = []
+        self._growing = growing
+        self._skipped = 0
         self._delivered = 0
         self._size = 0
         self.ended_event = asyncio.Event()
@@ -43,6 +46,20 @@ class Journal:
     def size(self) -> int:
         """About how many bytes it holds: characters of text and data, and a share for each event."""
         return self._size + 200 * len(self._events)
+
+    @property
+    def skipped(self) -> int:
+        """How many events are missing after the first: they are not known any more."""
+        return self._skipped
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event."""
+        return len(self._events) + self._skipped if self._events else 0
+
+    def skip(self, count: int) -> None:
+        """Number the events after the first as if `count` more had come before them. Before these come."""
+        self._skipped = count
 
     @property
     def ended(self) -> bool:
@@ -85,13 +102,15 @@ class Journal:
             CodecellError: the service failed; there is no `Completed` then.
         """
         position = max(0, after)
+        if position:
+            position = max(1, position - self._skipped)
         while True:
             while position < len(self._events):
                 if position >= LONG and position == len(self._events) - 1 and not self.ended:
                     await asyncio.sleep(SETTLE)
                 position += 1
                 self._delivered = max(self._delivered, position)
-                yield position, self._events[position - 1]
+                yield position + (self._skipped if position > 1 else 0), self._events[position - 1]
             if self.ended:
                 break
             await self._news.wait()
@@ -100,7 +119,7 @@ class Journal:
 
     def _grow(self, event: Event) -> bool:
         """Whether `event` could be put into one that nobody has seen."""
-        if not isinstance(event, Stdout | Stderr):
+        if not self._growing or not isinstance(event, Stdout | Stderr):
             return False
         oldest = len(self._events) - (2 if len(self._events) > LONG else 1)
         for index in range(len(self._events) - 1, max(oldest, self._delivered) - 1, -1):

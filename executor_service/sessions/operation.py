@@ -7,11 +7,12 @@ operation its `Control`. The HTTP layer needs no more than this class.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from executor_service.errors import CodecellError, NotWaitingForInput
-from executor_service.events import Completed, Json, Started
+from executor_service.events import Completed, Event, Json, Started
 from executor_service.sessions.fold import FIELDS, fold
 from executor_service.sessions.journal import Journal
 
@@ -38,6 +39,14 @@ class Control(Protocol):
         """Send its processes a signal. Raises InvalidRequest for an unknown name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Of an operation that began under another service."""
+
+    id: str
+    started_at: float
+
+
 class Operation:
     """One operation, from its start until it is forgotten."""
 
@@ -48,13 +57,17 @@ class Operation:
         owner: str,
         detached: bool,
         clock: Callable[[], float],
+        stable: bool = False,
+        past: Past | None = None,
     ) -> None:
-        self.id = new_id(PREFIX[kind])
+        """`stable`: a later service must find its events under the same numbers. `past`: it began earlier."""
+        self.id = new_id(PREFIX[kind]) if past is None else past.id
         self.kind: Kind = kind
         self.owner = owner
         self.detached = detached
-        self.journal = Journal()
-        self.started_at = clock()
+        self.journal = Journal(growing=not stable)
+        self.started_at = clock() if past is None else past.started_at
+        self.seal: Callable[[Operation, Completed], Awaitable[None]] | None = None
         self.ended_at: float | None = None
         self.control: Control | None = None
         self._clock = clock
@@ -129,8 +142,27 @@ class Operation:
         """Seconds since it was started."""
         return max(0.0, self._clock() - self.started_at)
 
+    async def finish(self, fields: Mapping[str, Json]) -> None:
+        """End it, once a later service would find its end. The operation's own work calls this, once."""
+        if self.seal is not None:
+            await self.seal(self, self._completed(fields))
+        self.complete(fields)
+
     def complete(self, fields: Mapping[str, Json]) -> None:
-        """End it. The operation's own work calls this, once."""
+        """End it at once."""
         self.ended_at = self._clock()
-        self.journal.append(Completed(fields={"id": self.id, **fields}))
+        self.journal.append(self._completed(fields))
         self.control = None
+
+    def replay(self, events: Iterable[Event], skipped: int, ended_at: float) -> None:
+        """It ended under another service, with these events."""
+        self.journal.skip(skipped)
+        for event in list(events)[1:]:
+            self.journal.append(event)
+        self.ended_at = ended_at
+
+    def _completed(self, fields: Mapping[str, Json]) -> Completed:
+        found = {"id": self.id, **fields}
+        if self.journal.skipped:  # the beginning is not known any more
+            found |= {"stdout_truncated": True, "stderr_truncated": True}
+        return Completed(fields=found)

@@ -62,11 +62,13 @@ class KernelEnd:
     """What is known when an execution in a kernel has ended.
 
     `status` is the kernel's word, `died` when it ended first; `error_name` that of the exception it
-    showed; `cause` what we did; `killed` that it ignored our interrupt and lost its kernel.
+    showed; `cause` what we did; `killed` that it ignored our interrupt and lost its kernel. Not every kernel
+    names an interrupt `KeyboardInterrupt` (`named`): of the others, what fails after one was interrupted.
     """
 
     status: Literal["ok", "error", "died"]
     error_name: str | None = None
+    named: bool = True
     cause: Cause | None = None
     killed: bool = False
     oom_kills: int = 0
@@ -88,7 +90,8 @@ def classify_execution(end: KernelEnd) -> Verdict:
         return Verdict(outcome=Outcome.TIMEOUT, detail=f"{words}; {detail}" if detail else words)
     if end.output_limit:
         return Verdict(outcome=Outcome.OUTPUT_LIMIT, detail=detail)
-    if end.cause == "stopped" or (end.cause == "interrupt" and end.error_name == "KeyboardInterrupt"):
+    interrupted = end.error_name == "KeyboardInterrupt" if end.named else end.status == "error"
+    if end.cause == "stopped" or (end.cause == "interrupt" and interrupted):
         return Verdict(outcome=Outcome.INTERRUPTED, detail=detail)
     if end.cause == "restart":
         return Verdict(outcome=Outcome.INTERRUPTED, detail="the kernel was restarted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from executor_service.egress.policy import Ceiling
 from executor_service.limits import Limits, MiB, default_ceiling
 
 
@@ -13,6 +14,9 @@ class Policy:
 
     limits: Limits = field(default_factory=Limits)
     ceiling: Limits = field(default_factory=default_ceiling)
+    egress: Ceiling = field(default_factory=Ceiling)
+    ca_bundle: bool = False
+    """Whether sandboxes with a network find certificate authorities of the operator's."""
 
     ttl: float = 3600.0
     max_ttl: float = 86400.0

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+from executor_service.egress.policy import Grant
 from executor_service.errors import SandboxFailed
 from executor_service.events import Event
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import Files
-from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, start_program
-from executor_service.sandboxes.kernel import Kernel, KernelDone
+from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, attach_program, start_program
+from executor_service.sandboxes.guest import ask
+from executor_service.sandboxes.kernel import Kernel, KernelDone, Times
+from executor_service.sandboxes.kernel_start import WARM, KernelStart
 
 ENV_TIME = 30.0  # seconds that a kernel has to take its variables
 
@@ -25,6 +28,14 @@ class ProgramPort(Protocol):
     """A program in a sandbox; see :class:`executor_service.sandboxes.guest.Program`."""
 
     ended: Ended | None
+
+    @property
+    def state(self) -> Mapping[str, Any]: ...
+
+    @property
+    def stdin_open(self) -> bool: ...
+
+    async def mark(self, state: Callable[[], Mapping[str, Any]]) -> None: ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -57,9 +68,31 @@ class KernelPort(Protocol):
     @property
     def over_limit(self) -> asyncio.Event: ...
 
+    @property
+    def caught_up(self) -> asyncio.Event: ...
+
+    @property
+    def waits(self) -> bool: ...
+
+    @property
+    def times(self) -> Times: ...
+
+    @property
+    def skipped(self) -> int: ...
+
     def execute(
-        self, code: str, *, allow_input: bool = False, output_bytes: int, silent: bool = False
+        self,
+        code: str,
+        *,
+        allow_input: bool = False,
+        output_bytes: int,
+        silent: bool = False,
+        keep: str | None = None,
     ) -> AsyncGenerator[Event | KernelDone, None]: ...
+
+    def resume(self) -> AsyncGenerator[Event | KernelDone, None]: ...
+
+    async def forget(self) -> None: ...
 
     async def answer(self, text: str) -> None: ...
 
@@ -71,28 +104,91 @@ class KernelPort(Protocol):
 
 
 class GuestPort(Protocol):
-    """The three things that a guest does."""
+    """What a guest does for a session or a run."""
 
-    def program(self, sandbox: Sandbox, spec: ProgramSpec) -> ProgramPort:
-        """A program, to be entered."""
+    def program(self, sandbox: Sandbox, spec: ProgramSpec, *, keep: str | None = None) -> ProgramPort:
+        """A program, to be entered; with `keep`, its name, it outlives this object."""
 
-    async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> KernelPort:
-        """The kernel of the sandbox, or a fresh one; raises SandboxFailed."""
+    def attach_program(self, sandbox: Sandbox, spec: ProgramSpec, name: str) -> ProgramPort:
+        """The one that is kept as `name`; entering it raises NotKept."""
+
+    async def kernel(
+        self,
+        sandbox: Sandbox,
+        *,
+        fresh: bool,
+        env: Mapping[str, str],
+        keep: str | None = None,
+        start: KernelStart | None = None,
+    ) -> KernelPort:
+        """A kernel of its, or a fresh one; with `keep` that can keep executions. Raises SandboxFailed.
+
+        `env` is what the warm interpreter's is given; any other has its variables from `start`.
+        """
+
+    async def end_kernel(self, sandbox: Sandbox, name: str) -> None:
+        """Kill a kernel and what it started; nothing if it is not there. Raises SandboxFailed."""
+
+    async def attach_kernel(
+        self,
+        sandbox: Sandbox,
+        name: str,
+        operation: str,
+        output_bytes: int,
+        start: KernelStart | None = None,
+    ) -> KernelPort:
+        """The kernel kept as `name`, with the execution that goes on in it; raises NotKept, SandboxFailed."""
 
     def files(self, sandbox: Sandbox) -> Files:
         """The workspace."""
 
 
+class WayOut(Protocol):
+    """A sandbox's way to the egress proxy; see :class:`executor_service.egress.keeper.Keeper`."""
+
+    async def close(self) -> None: ...
+
+
+class EgressPort(Protocol):
+    """What gives sandboxes their ways out; see :class:`executor_service.egress.keeper.Egress`."""
+
+    async def open(self, sandbox: Sandbox, grant: Grant, fields: Mapping[str, str]) -> WayOut: ...
+
+
 class Guest:
     """The guest behind a sandbox's socket."""
 
-    def program(self, sandbox: Sandbox, spec: ProgramSpec) -> Program:
-        return start_program(sandbox, spec)
+    def program(self, sandbox: Sandbox, spec: ProgramSpec, *, keep: str | None = None) -> Program:
+        return start_program(sandbox, spec, keep=keep)
 
-    async def kernel(self, sandbox: Sandbox, *, fresh: bool, env: Mapping[str, str]) -> Kernel:
-        kernel = await Kernel.connect(sandbox, fresh=fresh)
+    def attach_program(self, sandbox: Sandbox, spec: ProgramSpec, name: str) -> Program:
+        return attach_program(sandbox, spec, name)
+
+    async def attach_kernel(
+        self,
+        sandbox: Sandbox,
+        name: str,
+        operation: str,
+        output_bytes: int,
+        start: KernelStart | None = None,
+    ) -> Kernel:
+        return await Kernel.attach(sandbox, name, operation, output_bytes=output_bytes, start=start)
+
+    async def end_kernel(self, sandbox: Sandbox, name: str) -> None:
+        await ask(sandbox, {"op": "kernel_end", "name": name})
+
+    async def kernel(
+        self,
+        sandbox: Sandbox,
+        *,
+        fresh: bool,
+        env: Mapping[str, str],
+        keep: str | None = None,
+        start: KernelStart | None = None,
+    ) -> Kernel:
+        kernel = await Kernel.connect(sandbox, start, fresh=fresh, keep=keep)
         try:
-            if env:
+            if env and (start is None or start.name == WARM):
                 await _set_env(kernel, env)
         except BaseException:
             await kernel.close()

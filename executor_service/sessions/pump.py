@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from executor_service.errors import SandboxFailed
 from executor_service.events import Stage
-from executor_service.sandboxes.guest import Ended
+from executor_service.sandboxes.guest import Ended, finite
 from executor_service.sessions.decode import TextStreams
 from executor_service.sessions.journal import Journal
 from executor_service.sessions.ports import ProgramPort
@@ -20,18 +20,26 @@ async def pump(
     *,
     limit: int,
     stage: Stage | None = None,
+    kept: bool = False,
 ) -> Ended | None:
     """Write what an entered program prints into `journal` until it ends.
+
+    One that is `kept` may have begun under another service, and is told how far its events are.
 
     Returns:
         How it ended; None if its sandbox could not say any more.
     """
     streams = TextStreams(limit=limit, stage=stage)
+    if kept and program.state:
+        streams.restore(program.state)
+        journal.skip(max(0, finite(program.state.get("events")) - 1))
     try:
         async for stream, data in program:
             event = streams.feed(stream, data)
             if event is not None:
                 journal.append(event)
+            if kept:
+                await program.mark(lambda: {"events": journal.last, **streams.state()})
     except SandboxFailed:
         return None
     finally:

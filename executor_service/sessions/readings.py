@@ -6,23 +6,29 @@ import contextlib
 from dataclasses import dataclass
 
 from executor_service.errors import SandboxFailed
-from executor_service.result import Usage
+from executor_service.result import Reading
 from executor_service.sandboxes.base import Sandbox
+from executor_service.sandboxes.files import now_ns
+
+__all__ = ["Reading", "Start", "begin", "read_meters"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """CPU and memory, and how many processes the memory limit has killed, up to an instant."""
+class Start:
+    """From when on, and from what readings, an operation counts; `again`: it began under another service."""
 
-    usage: Usage
-    oom_kills: int
+    since_ns: int
+    before: Reading
+    again: bool = False
+
+
+async def begin(sandbox: Sandbox) -> Start:
+    """An operation starts now."""
+    return Start(since_ns=now_ns(), before=await read_meters(sandbox))
 
 
 async def read_meters(sandbox: Sandbox) -> Reading:
     """The meters now."""
-    usage, kills = Usage(), 0
     with contextlib.suppress(SandboxFailed, OSError):
-        usage = await sandbox.usage()
-    with contextlib.suppress(SandboxFailed, OSError):
-        kills = await sandbox.oom_kills()
-    return Reading(usage=usage, oom_kills=kills)
+        return await sandbox.meters()
+    return Reading()

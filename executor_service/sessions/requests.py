@@ -12,6 +12,12 @@ from dataclasses import dataclass, field
 Network = bool | Mapping[str, tuple[str, ...]]
 """False, True, or ``{"allow": (host patterns)}``."""
 
+
+def network_view(network: Network) -> bool | dict[str, list[str]]:
+    """The same as JSON."""
+    return network if isinstance(network, bool) else {"allow": list(network["allow"])}
+
+
 LimitsAsked = Mapping[str, float | None]
 """Limits by name; absent or None means the default."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from executor_service.errors import Internal, NotWaitingForInput, SandboxFailed
 from executor_service.events import File, Json, Stage, Stderr, Stdout
-from executor_service.result import Outcome, Usage
+from executor_service.result import Outcome, Reading, Usage
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.guest import Ended, ProgramSpec
 from executor_service.sessions.operation import Operation
@@ -19,6 +19,7 @@ from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import GuestPort, ProgramPort
 from executor_service.sessions.program_fields import compile_fields, file_fields, program_fields, used
 from executor_service.sessions.pump import feeding, pump
+from executor_service.sessions.readings import read_meters
 from executor_service.sessions.run_plan import RunPlan
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class _SoFar:
     compile: dict[str, Json] | None = None
     verdict: Verdict | None = None
     ended: Ended | None = None
-    oom_kills: int = 0
+    after: Reading | None = None
     files: dict[str, Json] | None = None
 
 
@@ -81,9 +82,9 @@ class Run:
     async def work(self) -> None:
         """All of it, to the operation's end; never raises but CancelledError when the service ends."""
         self._task, started = asyncio.current_task(), time.monotonic()
-        before = Usage()
+        before = Reading()
         try:
-            before = await self._sandbox.usage()
+            before = await read_meters(self._sandbox)
             if not self._stopped:  # it may have been stopped before it began
                 await self._stages()
         except asyncio.CancelledError:
@@ -96,16 +97,15 @@ class Run:
             log.exception("run %s failed", self._operation.id)
             self._operation.fail(Internal("the run could not be carried out; the service's log says why"))
             return
-        usage = Usage()
-        with contextlib.suppress(SandboxFailed, OSError):
-            usage = used(before, await self._sandbox.usage(), self._so_far.ended)
+        after = self._so_far.after or await read_meters(self._sandbox)
+        usage = used(before.usage, after.usage, self._so_far.ended)
         self._operation.complete(self._fields(time.monotonic() - started, usage))
 
     async def _stages(self) -> None:
         if self._plan.compile is not None and not await self._compile(self._plan.compile):
             return
         self._so_far.ended = await self._go(self._plan.program, self._plan.stdin)
-        self._so_far.oom_kills = await self._kills()
+        self._so_far.after = await read_meters(self._sandbox)
         if self._so_far.ended is not None and self._plan.collect and not self._stopped:
             await self._collect()
 
@@ -113,7 +113,8 @@ class Run:
         """Whether there is something to run now."""
         started = time.monotonic()
         ended = await self._go(spec, b"", compiling=True)
-        verdict = classify_compile(ended, oom_kills=await self._kills(), stopped=self._stopped)
+        kills = (await read_meters(self._sandbox)).oom_kills
+        verdict = classify_compile(ended, oom_kills=kills, stopped=self._stopped)
         events = [each for each in self._operation.journal.events if isinstance(each, Stdout | Stderr)]
         self._so_far.compile = compile_fields(
             verdict,
@@ -140,11 +141,6 @@ class Run:
         finally:
             self._program = None
 
-    async def _kills(self) -> int:
-        with contextlib.suppress(SandboxFailed, OSError):
-            return await self._sandbox.oom_kills()
-        return 0
-
     async def _collect(self) -> None:
         try:
             files, omitted = await self._guest.files(self._sandbox).collect(
@@ -160,6 +156,7 @@ class Run:
 
     def _fields(self, duration: float, usage: Usage) -> dict[str, Json]:
         so_far = self._so_far
-        verdict = so_far.verdict or classify(so_far.ended, oom_kills=so_far.oom_kills, stopped=self._stopped)
+        kills = so_far.after.oom_kills if so_far.after else 0
+        verdict = so_far.verdict or classify(so_far.ended, oom_kills=kills, stopped=self._stopped)
         fields = program_fields(verdict, so_far.ended, duration=duration, usage=usage)
         return fields | {"compile": so_far.compile} | (so_far.files or file_fields([], []))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from executor_service.egress.policy import Grant
 from executor_service.errors import FieldError, InvalidPath
 from executor_service.limits import Limits, resolve
 from executor_service.sandboxes.base import Lease, SandboxSpec, Warm
 from executor_service.sandboxes.guest import ProgramSpec
 from executor_service.sessions import checks
 from executor_service.sessions.catalog import Catalog, Offer
-from executor_service.sessions.environment import environment
+from executor_service.sessions.environment import environment, way_out
 from executor_service.sessions.imports import imports_packages
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.requests import RunRequest
@@ -28,6 +30,7 @@ class RunPlan:
     program: ProgramSpec
     stdin: bytes
     collect: tuple[str, ...]
+    grant: Grant | None = None
 
 
 def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
@@ -38,16 +41,23 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
             NetworkNotAllowed; the field is named.
     """
     _check(request, policy)
+    grant = checks.check_network(request.network, policy.egress)
+    outward = way_out(network=grant is not None, ca_bundle=policy.ca_bundle)
     offer = catalog.find(request.language, request.image)
     default = offer.defaults(policy.limits, policy.ceiling)
     limits = resolve(request.limits, scope="run", default=default, ceiling=policy.ceiling)
     files = tuple((checks.normal_path("path", file.path), file.content) for file in request.files)
     main = _main_path(request, offer, frozenset(path for path, _ in files))
     source = (main, request.code)
-    compiled = _compile(offer, source, limits)
-    program = _program(request, offer, main, limits)
+    compiled = _compile(offer, source, limits, outward)
+    program = _program(request, offer, main, limits, outward)
     return RunPlan(
-        spec=SandboxSpec(image=offer.image, warm=_warm(request, offer), disk_bytes=limits.disk_bytes),
+        spec=SandboxSpec(
+            image=offer.image,
+            warm=_warm(request, offer),
+            disk_bytes=limits.disk_bytes,
+            network=grant is not None,
+        ),
         lease=lease(limits),
         files=files,
         written=None if request.code is None else (main, request.code.encode()),
@@ -55,6 +65,7 @@ def plan_run(request: RunRequest, catalog: Catalog, policy: Policy) -> RunPlan:
         program=program if compiled else replace(program, source=source),
         stdin=request.stdin,
         collect=request.collect,
+        grant=grant,
     )
 
 
@@ -83,7 +94,6 @@ def _check(request: RunRequest, policy: Policy) -> None:
     checks.check_env(request.env)
     checks.check_files(request.files, most=policy.max_files_in, most_bytes=policy.max_files_in_bytes)
     checks.check_globs(request.collect)
-    checks.check_network(request.network)
     if len(request.stdin) > policy.max_files_in_bytes:
         raise checks.invalid("stdin", f"is longer than {policy.max_files_in_bytes} bytes")
 
@@ -100,28 +110,32 @@ def _main_path(request: RunRequest, offer: Offer, taken: frozenset[str]) -> str:
     return path
 
 
-def _compile(offer: Offer, source: tuple[str, str | None], limits: Limits) -> ProgramSpec | None:
+def _compile(
+    offer: Offer, source: tuple[str, str | None], limits: Limits, outward: Mapping[str, str]
+) -> ProgramSpec | None:
     argv = offer.language.compile_argv(source=source[0], memory_bytes=limits.memory_bytes)
     if argv is None:
         return None
     return ProgramSpec(
         argv=argv,
         source=source,
-        env=environment(offer.language.env, cpus=limits.cpus),
+        env=environment(outward, offer.language.env, cpus=limits.cpus),
         wall_time=limits.compile_time,
         output_bytes=limits.output_bytes,
         open_files=limits.open_files,
     )
 
 
-def _program(request: RunRequest, offer: Offer, main: str, limits: Limits) -> ProgramSpec:
+def _program(
+    request: RunRequest, offer: Offer, main: str, limits: Limits, outward: Mapping[str, str]
+) -> ProgramSpec:
     argv = (main, *request.args)
     if not offer.armed:
         argv = offer.language.run_argv(request.args, source=main, memory_bytes=limits.memory_bytes)
     return ProgramSpec(
         argv=argv,
         armed=offer.armed,
-        env=environment(offer.language.env, request.env, cpus=limits.cpus),
+        env=environment(outward, offer.language.env, request.env, cpus=limits.cpus),
         stdin=bool(request.stdin),
         wall_time=limits.wall_time,
         cpu_time=limits.cpu_time,

@@ -15,7 +15,7 @@ from executor_service.sessions.catalog import Catalog
 from executor_service.sessions.kept import Kept
 from executor_service.sessions.operation import Operation
 from executor_service.sessions.policy import Policy
-from executor_service.sessions.ports import Guest, GuestPort
+from executor_service.sessions.ports import EgressPort, Guest, GuestPort, WayOut
 from executor_service.sessions.requests import RunRequest
 from executor_service.sessions.run import Run
 from executor_service.sessions.run_plan import RunPlan, plan_run
@@ -34,12 +34,14 @@ class Runs:
         catalog: Catalog,
         policy: Policy | None = None,
         guest: GuestPort | None = None,
+        egress: EgressPort | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._policy = policy or Policy()
         self._guest = guest or Guest()
+        self._egress = egress
         self._clock = clock
         self._tasks = Tasks()
         self._draining = False
@@ -82,7 +84,7 @@ class Runs:
         try:
             if plan.files:
                 await self._guest.files(sandbox).put(plan.files)
-            return self._launch(plan, sandbox, owner, detached=request.detach)
+            return await self._launch(plan, sandbox, owner, detached=request.detach)
         except BaseException:
             await self._pool.release(sandbox)
             raise
@@ -114,21 +116,33 @@ class Runs:
         if request.detach and detached >= self._policy.max_detached:
             raise QuotaExceeded(f"{detached} detached runs go on, no more are allowed", retry_after=5.0)
 
-    def _launch(self, plan: RunPlan, sandbox: Sandbox, owner: str, *, detached: bool) -> Operation:
-        if self._draining:
-            raise BackendUnavailable("the service is shutting down")
+    async def _launch(self, plan: RunPlan, sandbox: Sandbox, owner: str, *, detached: bool) -> Operation:
         operation = Operation(kind="run", owner=owner, detached=detached, clock=self._clock)
+        outward: WayOut | None = None
+        if plan.grant is not None:
+            assert self._egress is not None  # else the policy grants nothing
+            fields = {"run": operation.id, "sandbox": sandbox.id}
+            outward = await self._egress.open(sandbox, plan.grant, fields)
+        if self._draining:
+            await _close(outward)
+            raise BackendUnavailable("the service is shutting down")
         run = Run(operation, plan, sandbox=sandbox, guest=self._guest, policy=self._policy)
         operation.control = run
         self._kept.add(operation)
-        self._tasks.start(self._carry(operation, run, sandbox), name=operation.id)
+        self._tasks.start(self._carry(operation, run, sandbox, outward), name=operation.id)
         return operation
 
-    async def _carry(self, operation: Operation, run: Run, sandbox: Sandbox) -> None:
+    async def _carry(self, operation: Operation, run: Run, sandbox: Sandbox, outward: WayOut | None) -> None:
         try:
             await run.work()
         finally:
             operation.abandon("the service stopped")
             if not operation.detached:
                 self._kept.drop(operation)
+            await _close(outward)
             await self._pool.release(sandbox)
+
+
+async def _close(outward: WayOut | None) -> None:
+    if outward is not None:
+        await outward.close()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
+from executor_service.egress.policy import Grant
 from executor_service.errors import (
+    BackendUnavailable,
     CommandNotFound,
     ExecutionNotFound,
     QuotaExceeded,
@@ -17,27 +20,33 @@ from executor_service.errors import (
     SessionClosed,
 )
 from executor_service.events import Json
+from executor_service.languages import Language
 from executor_service.limits import SANDBOX_FIELDS, Limits
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import Files
 from executor_service.sessions.catalog import Offer
 from executor_service.sessions.checks import check_seconds
 from executor_service.sessions.command import Command
-from executor_service.sessions.environment import environment, for_kernel
+from executor_service.sessions.environment import environment, way_out
 from executor_service.sessions.execution import Cell, Execution
 from executor_service.sessions.expiry import Lifetime, expired, instant
+from executor_service.sessions.keeper import Keeper
 from executor_service.sessions.kept import Kept
 from executor_service.sessions.kernel_holder import KernelHolder
-from executor_service.sessions.operation import Kind, Operation
+from executor_service.sessions.kernels import Kernels
+from executor_service.sessions.operation import Kind, Operation, Past
 from executor_service.sessions.policy import Policy
-from executor_service.sessions.ports import GuestPort, KernelPort, ProgramPort
-from executor_service.sessions.requests import CommandRequest, ExecutionRequest
+from executor_service.sessions.ports import EgressPort, GuestPort, KernelPort, ProgramPort, WayOut
+from executor_service.sessions.readings import Start
+from executor_service.sessions.requests import CommandRequest, ExecutionRequest, Network, network_view
 from executor_service.sessions.session_plan import (
     ShellPlan,
+    limits_of,
     plan_command,
     plan_execution,
     terminal_spec,
 )
+from executor_service.sessions.store import SessionRow, Stdin, Store
 from executor_service.tasks import Tasks
 
 State = Literal["ready", "busy", "closed"]
@@ -51,12 +60,17 @@ class Claim:
 
     owner: str
     offer: Offer
+    kernels: tuple[Language, ...] = ()
+    """Those that the image has kernels for, beside its own."""
     backend: str
     limits: Limits
     env: Mapping[str, str]
     metadata: Mapping[str, str]
     ttl: float
     idle_ttl: float
+    network: Network = False
+    """As it was asked for; `grant` is what that means here."""
+    grant: Grant | None = None
 
 
 class Session:
@@ -72,8 +86,12 @@ class Session:
         policy: Policy,
         clock: Callable[[], float],
         on_lost: Callable[[Session], object],
+        egress: EgressPort | None = None,
+        store: Store | None = None,
+        row: SessionRow | None = None,
     ) -> None:
-        self.id = "ses_" + secrets.token_hex(16)
+        """With a `store` it outlives this service; a `row` is what an earlier one wrote down of it."""
+        self.id = "ses_" + secrets.token_hex(16) if row is None else row.id
         self.number = number
         self.claim = claim
         self.sandbox = sandbox
@@ -84,10 +102,29 @@ class Session:
         self._on_lost = on_lost
         self._created_at = self._last_used_at = clock()
         self._expires_at = self._created_at + claim.ttl
+        if row is not None:
+            self._created_at, self._expires_at = row.created_at, row.expires_at
+        self.left = False
+        self._keeper: Keeper | None = None
+        if store is not None:
+            self._keeper = Keeper(self.id, sandbox, store=store, policy=policy, clock=clock)
+        self._starting = 0
         self._tasks = Tasks()
-        env = environment(claim.offer.language.env, claim.env, cpus=claim.limits.cpus)
+        self._egress = egress
+        self._way_out: WayOut | None = None
+        outward = way_out(network=claim.grant is not None, ca_bundle=policy.ca_bundle)
+        env = environment(outward, claim.offer.language.env, claim.env, cpus=claim.limits.cpus)
         self._env: Mapping[str, str] = env
-        self._holder = KernelHolder(sandbox, guest=guest, env=for_kernel(env), tasks=self._tasks)
+        self.kernels = Kernels(
+            sandbox,
+            claim.offer.language,
+            guest=guest,
+            env=env,
+            memory_bytes=claim.limits.memory_bytes,
+            tasks=self._tasks,
+            keep=self._keeper is not None,
+            inherited=row is not None,
+        )
         bounds = {"seconds": policy.keep_for}
         self._executions = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
         self._commands = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
@@ -101,8 +138,18 @@ class Session:
         return f"<Session {self.id} {self.state} running={len(self._works)}>"
 
     async def start(self) -> None:
-        """Connect to the kernel. Raises SandboxFailed."""
-        await self._holder.start()
+        """Open the way out, if it has one, and connect to the kernel. Raises SandboxFailed."""
+        await self.open_way_out()
+        await self.kernels.start()
+        if self._keeper is not None and self.claim.env:
+            await self._keeper.keep_env(self.claim.env)
+
+    async def open_way_out(self) -> None:
+        """Let the sandbox reach what was granted; nothing without a grant. Raises SandboxFailed."""
+        if self.claim.grant is not None:
+            assert self._egress is not None  # else the policy grants nothing
+            fields = {"session": self.id, "sandbox": self.sandbox.id}
+            self._way_out = await self._egress.open(self.sandbox, self.claim.grant, fields)
 
     # -- what it is -------------------------------------------------------------------------------
 
@@ -127,12 +174,42 @@ class Session:
             "image": claim.offer.image,
             "backend": claim.backend,
             "limits": {name: getattr(claim.limits, name) for name in sorted(SANDBOX_FIELDS)},
-            "network": False,
+            "network": network_view(claim.network),
             "metadata": dict(claim.metadata),
             "created_at": instant(self._created_at),
             "expires_at": instant(self._expires_at),
             "last_used_at": instant(self._last_used_at),
         }
+
+    @property
+    def durable(self) -> bool:
+        """Whether it outlives the service."""
+        return self._keeper is not None
+
+    def row(self) -> SessionRow:
+        """What a later service must know of it."""
+        claim = self.claim
+        return SessionRow(
+            id=self.id,
+            number=self.number,
+            owner=claim.owner,
+            sandbox=self.sandbox.id,
+            language=claim.offer.language.name,
+            image=claim.offer.image,
+            limits=asdict(claim.limits),
+            network=network_view(claim.network),
+            metadata=claim.metadata,
+            has_env=bool(claim.env),
+            ttl=claim.ttl,
+            idle_ttl=claim.idle_ttl,
+            created_at=self._created_at,
+            expires_at=self._expires_at,
+            last_used_at=self._last_used_at,
+        )
+
+    @property
+    def last_used_at(self) -> float:
+        return self._last_used_at
 
     def expired(self, now: float) -> str | None:
         """Why its time is over, if it is."""
@@ -151,7 +228,10 @@ class Session:
         """It now lives `ttl` seconds from this instant (None: the default). Raises InvalidRequest."""
         self._touch()
         wanted = self._policy.ttl if ttl is None else ttl
-        self._expires_at = self._clock() + check_seconds("ttl", wanted, most=self._policy.max_ttl)
+        expires_at = self._clock() + check_seconds("ttl", wanted, most=self._policy.max_ttl)
+        if self._keeper is not None:
+            await self._keeper.renew(expires_at)
+        self._expires_at = expires_at
 
     async def interrupt(self) -> None:
         """Interrupt the execution that runs; nothing when idle. Does not wait for its end.
@@ -173,7 +253,7 @@ class Session:
         if self._restarting is None:
             self._restarting = self._tasks.start(self._restart(), name=f"restart {self.id}")
         await asyncio.wait([self._restarting])
-        await self._kernel()
+        await self._ready(self.kernels.main)
 
     async def close(self, reason: str, *, died: bool = False) -> None:
         """End everything but the sandbox itself, which is the caller's to release. Idempotent."""
@@ -181,16 +261,34 @@ class Session:
             await self._finished.wait()
             return
         self.closed_because = reason
+        if self._keeper is not None:
+            self._keeper.over = True
         try:
             if died:  # what runs notices by itself, and says so
                 await self._quiet(CLOSE_TIME)
             for work in list(self._works.values()):
                 work.abort()
             await self._quiet(CLOSE_TIME)
-            await self._holder.close()
+            await self.kernels.close()
             await self._tasks.cancel()
+            if self._way_out is not None:
+                await self._way_out.close()
         finally:
             self._finished.set()
+
+    async def leave(self) -> None:
+        """Let go and leave it to a later service: what is detached goes on, what is attached is ended."""
+        self.left = True
+        for operation in self.running:
+            if operation.seal is None:
+                self._works[operation.id].abort()
+            else:
+                operation.fail(BackendUnavailable("the service is stopping; this goes on, ask again later"))
+        await self._quiet(CLOSE_TIME)
+        await self._tasks.cancel()  # before the kernel is let go, whose loss they would notice
+        await self.kernels.close()
+        if self._way_out is not None:
+            await self._way_out.close()
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -213,7 +311,8 @@ class Session:
             ServiceFault: SandboxFailed.
         """
         self._touch()
-        plan = plan_execution(request, self.claim.offer, self._policy, self._env)
+        claim = self.claim
+        plan = plan_execution(request, claim.offer, claim.kernels, self._policy, self._env)
         if self._restarting is not None:
             await asyncio.wait([self._restarting])
             self._touch()
@@ -222,19 +321,13 @@ class Session:
         self._claimed = True
         try:
             if isinstance(plan, ShellPlan):
-                return self._begin_command("execution", plan, detached=request.detach)
-            kernel = await self._kernel()
-            operation = self._operation("execution", request.detach)
-            work = Execution(
-                operation,
-                Cell(code=plan.code, allow_input=plan.allow_input, limits=plan.limits),
-                kernel=kernel,
-                holder=self._holder,
-                sandbox=self.sandbox,
-                files=self._guest.files(self.sandbox),
-                policy=self._policy,
-            )
-            self._begin(operation, work)
+                return await self._begin_command("execution", plan, detached=request.detach)
+            holder = self.kernels.of(plan.language)
+            kernel = await self._ready(holder)
+            operation = self.operation("execution", detached=request.detach)
+            start = await self._begin_keeping(operation, plan.limits, kernel=holder.name)
+            cell = Cell(code=plan.code, allow_input=plan.allow_input, limits=plan.limits)
+            self.begin(operation, self.cell_work(operation, cell, kernel, start, holder))
             return operation
         finally:
             self._claimed = False
@@ -248,7 +341,11 @@ class Session:
         self._touch()
         plan = plan_command(request, self.claim.offer, self._policy, self._env)
         self._admit_process()
-        return self._begin_command("command", plan, detached=request.detach)
+        self._starting += 1
+        try:
+            return await self._begin_command("command", plan, detached=request.detach)
+        finally:
+            self._starting -= 1
 
     @asynccontextmanager
     async def terminal(self, rows: int, cols: int) -> AsyncIterator[ProgramPort]:
@@ -311,31 +408,65 @@ class Session:
     def _require_open(self) -> None:
         if self.closed_because is not None:
             raise SessionClosed(f"session {self.id} is closed: {self.closed_because}")
+        if self.left:
+            raise BackendUnavailable("the service is stopping; the session is kept, ask again later")
 
     def _touch(self) -> None:
         self._require_open()
         self._last_used_at = self._clock()
 
-    async def _kernel(self) -> KernelPort:
+    def kernel_named(self, name: str) -> KernelHolder | None:
+        """The holder of the kernel of that name, if the image has it."""
+        for language in (self.claim.offer.language, *self.claim.kernels):
+            if (holder := self.kernels.of(language)).name == name:
+                return holder
+        return None
+
+    async def _ready(self, holder: KernelHolder) -> KernelPort:
         """A living kernel. Raises SandboxFailed, or SessionClosed if that came meanwhile."""
         try:
-            return await self._holder.ready()
+            return await holder.ready()
         finally:
             self._touch()
 
     def _admit_process(self) -> None:
-        busy = len(self._commands.running()) + self._terminals
+        busy = len(self._commands.running()) + self._terminals + self._starting
         if busy >= self._policy.max_commands:
             raise QuotaExceeded(f"{busy} commands and terminals go on in this session, no more are allowed")
 
-    def _operation(self, kind: Kind, detached: bool) -> Operation:
-        return Operation(kind=kind, owner=self.claim.owner, detached=detached, clock=self._clock)
+    def operation(self, kind: Kind, *, detached: bool, past: Past | None = None) -> Operation:
+        """One of this session's, not begun yet."""
+        return Operation(
+            kind=kind,
+            owner=self.claim.owner,
+            detached=detached,
+            clock=self._clock,
+            stable=detached and self._keeper is not None,
+            past=past,
+        )
 
-    def _begin_command(
+    async def _begin_keeping(
+        self, operation: Operation, limits: Limits, *, kernel: str | None, stdin: Stdin = "none"
+    ) -> Start | None:
+        """Write down that it starts, if it is to outlive this service."""
+        if self._keeper is None or not operation.detached:
+            return None
+        start = await self._keeper.begin(operation, kernel=kernel, limits=limits, stdin=stdin)
+        self._require_open()
+        return start
+
+    async def _begin_command(
         self, kind: Literal["execution", "command"], plan: ShellPlan, *, detached: bool
     ) -> Operation:
-        operation = self._operation(kind, detached)
-        work = Command(
+        operation = self.operation(kind, detached=detached)
+        stdin: Stdin = "open" if plan.keep_stdin else "given" if plan.spec.stdin else "none"
+        start = await self._begin_keeping(operation, limits_of(plan.spec), kernel=None, stdin=stdin)
+        self.begin(operation, self.process_work(operation, plan, start))
+        return operation
+
+    def process_work(self, operation: Operation, plan: ShellPlan, start: Start | None) -> Command:
+        """The work of a command, or of an execution that is a process."""
+        return Command(
             operation,
             plan.spec,
             stdin=plan.stdin,
@@ -344,14 +475,32 @@ class Session:
             guest=self._guest,
             policy=self._policy,
             on_lost=lambda: self._on_lost(self),
+            start=start,
         )
-        self._begin(operation, work)
-        return operation
 
-    def _begin(self, operation: Operation, work: Work) -> None:
-        kept = self._executions if operation.kind == "execution" else self._commands
-        kept.trim(self._clock())
-        kept.add(operation)
+    def cell_work(
+        self,
+        operation: Operation,
+        cell: Cell,
+        kernel: KernelPort,
+        start: Start | None,
+        holder: KernelHolder,
+    ) -> Execution:
+        """The work of an execution in a kernel."""
+        return Execution(
+            operation,
+            cell,
+            kernel=kernel,
+            holder=holder,
+            sandbox=self.sandbox,
+            files=self._guest.files(self.sandbox),
+            policy=self._policy,
+            start=start,
+        )
+
+    def begin(self, operation: Operation, work: Work) -> None:
+        """Have `work` done, and remember the operation."""
+        self.remember(operation, work.forget)
         operation.control = work
         self._works[operation.id] = work
         self._tasks.start(self._carry(operation, work), name=operation.id)
@@ -362,14 +511,24 @@ class Session:
         finally:
             operation.abandon(self.closed_because or "the service stopped")
             del self._works[operation.id]
+            if operation.journal.failure is not None and self._keeper is not None and not self.left:
+                self._tasks.start(self._keeper.drop(operation, work.forget), name=f"drop {operation.id}")
             self._last_used_at = self._clock()
+
+    def remember(self, operation: Operation, forget: Callable[[], Awaitable[None]]) -> None:
+        """It can be asked for from now on; `forget` has the guest keep it no more, where it did."""
+        kept = self._executions if operation.kind == "execution" else self._commands
+        kept.trim(self._clock())
+        kept.add(operation)
+        if self._keeper is not None and operation.detached:
+            operation.seal = partial(self._keeper.seal, forget=forget)
 
     async def _restart(self) -> None:
         try:
             running = self._executions.running()
             for operation in running:
                 self._works[operation.id].restarted()
-            self._holder.restart()
+            self.kernels.restart()
             for operation in running:
                 await operation.journal.ended_event.wait()
         finally:

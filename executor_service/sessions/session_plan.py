@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from executor_service.errors import LanguageNotFound
+from executor_service.languages import Language
 from executor_service.limits import Limits, resolve
 from executor_service.sandboxes.guest import ProgramSpec
 from executor_service.sessions import checks
@@ -21,9 +22,10 @@ TERMINAL_BYTES = 1 << 50
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
-    """Code for the kernel."""
+    """Code for the kernel of a language."""
 
     code: str
+    language: Language
     allow_input: bool
     limits: Limits
 
@@ -38,22 +40,30 @@ class ShellPlan:
 
 
 def plan_execution(
-    request: ExecutionRequest, offer: Offer, policy: Policy, env: Mapping[str, str]
+    request: ExecutionRequest,
+    offer: Offer,
+    kernels: Sequence[Language],
+    policy: Policy,
+    env: Mapping[str, str],
 ) -> CellPlan | ShellPlan:
-    """What an execution does in a session of `offer`.
+    """What an execution does in a session of `offer` that has other `kernels` too.
+
+    A shell's words are a process of their own where the image has no kernel for them.
 
     Raises:
         CallerError: LanguageNotFound, InvalidRequest, LimitTooHigh.
     """
     checks.check_text("code", request.code, longest=checks.MAX_CODE)
     limits = _limits(request.limits, offer, policy)
-    language = (request.language or offer.language.name).lower()
-    if language == offer.language.name or language in offer.language.aliases:
-        return CellPlan(code=request.code, allow_input=request.allow_input, limits=limits)
-    if language not in BASH:
-        raise LanguageNotFound(
-            f"no kernel for {language[:80]!r} in this session; there are {offer.language.name} and bash"
-        )
+    wanted = (request.language or offer.language.name).lower()
+    for language in (offer.language, *kernels):
+        if wanted == language.name or wanted in language.aliases:
+            return CellPlan(
+                code=request.code, language=language, allow_input=request.allow_input, limits=limits
+            )
+    if wanted not in BASH:
+        names = dict.fromkeys((offer.language.name, *(each.name for each in kernels), "bash"))
+        raise LanguageNotFound(f"no kernel for {wanted[:80]!r} in this session; there are {', '.join(names)}")
     if len(request.code.encode()) > checks.MAX_WORD:
         raise checks.invalid("code", f"may have at most {checks.MAX_WORD} bytes in bash")
     return ShellPlan(spec=_spec(("bash", "-c", request.code), WORKSPACE, env, limits, stdin=False))
@@ -75,6 +85,16 @@ def plan_command(request: CommandRequest, offer: Offer, policy: Policy, env: Map
     limits = _limits(request.limits, offer, policy)
     spec = _spec(argv, cwd, {**env, **request.env}, limits, stdin=keep_stdin or bool(stdin))
     return ShellPlan(spec=spec, stdin=stdin, keep_stdin=keep_stdin)
+
+
+def limits_of(spec: ProgramSpec) -> Limits:
+    """The limits that a process has."""
+    return Limits(
+        wall_time=spec.wall_time,
+        cpu_time=spec.cpu_time,
+        output_bytes=spec.output_bytes,
+        open_files=spec.open_files,
+    )
 
 
 def terminal_spec(rows: int, cols: int, policy: Policy, env: Mapping[str, str]) -> ProgramSpec:

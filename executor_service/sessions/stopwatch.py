@@ -8,9 +8,10 @@ from collections.abc import Callable
 class Stopwatch:
     """Runs from the start; `clock` gives seconds."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, already: float = 0.0) -> None:
+        """`already`: seconds that count before the start."""
         self._clock = clock
-        self._before = 0.0
+        self._before = already
         self._since: float | None = clock()
 
     @property

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from executor_service.images import BuiltImage
 from executor_service.sandboxes.base import Backend, Lease, Sandbox, SandboxSpec, Warm
+from executor_service.sandboxes.docker import DockerBackend
 from executor_service.sandboxes.local import LocalBackend
 
 MiB = 1 << 20
@@ -18,13 +18,20 @@ LEASE = Lease(memory_bytes=512 * MiB, processes=128, cpus=1.0)
 Make = Callable[..., Awaitable[Sandbox]]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["local"])
+@pytest_asyncio.fixture(
+    scope="session", loop_scope="session", params=["local", pytest.param("docker", marks=pytest.mark.docker)]
+)
 async def backend(
-    request: pytest.FixtureRequest, python_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Backend]:
     """A backend that is ready for work; a later one is another parameter here."""
     state_dir: Path = tmp_path_factory.mktemp("state")
-    async with LocalBackend([python_image], state_dir, instance="conformance") as backend:
+    made: Backend
+    if request.param == "local":
+        made = LocalBackend([request.getfixturevalue("python_image")], state_dir, instance="conformance")
+    else:
+        made = DockerBackend([request.getfixturevalue("docker_image")], state_dir, instance="conformance")
+    async with made as backend:
         yield backend
 
 

@@ -12,22 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import engine
 import httpx2
 import pytest
 from conftest import RealService
-
-from executor_service.images import BuiltImage
 
 SETTLE = 30.0
 
 
 @pytest.fixture(scope="session")
-def house(python_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
-    """The service that is attacked; its own secret is in its environment."""
+def house(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
+    """The service that is attacked, over each backend; its own secret is in its environment."""
     state = tmp_path_factory.mktemp("hostile") / "state"
-    service = RealService(
-        state, "--warm", "1", "--capacity", "16", env={"CODECELL_TEST_SECRET": "house-secret"}
-    )
+    secret = {"CODECELL_TEST_SECRET": "house-secret"}
+    service = RealService(state, "--warm", "1", "--capacity", "16", backend=backend_name, env=secret)
     yield service
     assert service.stop() == 0
 
@@ -55,8 +53,12 @@ def neighbour(http: httpx2.Client) -> Iterator[str]:
 class Attack:
     """What a hostile caller does."""
 
-    def __init__(self, http: httpx2.Client) -> None:
+    def __init__(self, http: httpx2.Client, backend: str) -> None:
         self.http = http
+        self.backend = backend
+        self.sessions: list[Session] = []
+        # As an ordinary user the local backend has one uid for the guest and user code.
+        self.own_uids = backend == "docker" or os.geteuid() == 0
 
     def run(self, code: str, language: str = "python", **fields: Any) -> dict[str, Any]:
         """One run to its end; the JSON answer."""
@@ -71,8 +73,6 @@ class Attack:
         made = Session(self.http, response.json()["id"])
         self.sessions.append(made)
         return made
-
-    sessions: list[Session]
 
 
 class Session:
@@ -99,8 +99,7 @@ class Session:
 @pytest.fixture
 def attack(http: httpx2.Client, house: RealService, neighbour: str) -> Iterator[Attack]:
     """The attacker; afterwards everything must be as before."""
-    attacker = Attack(http)
-    attacker.sessions = []
+    attacker = Attack(http, house.backend)
     yield attacker
     for session in attacker.sessions:
         http.delete(session.path)
@@ -119,7 +118,20 @@ def _disorder(http: httpx2.Client, house: RealService) -> str:
     """What is not as it should be when only the neighbour's session is open."""
     pool = http.get("/readyz").json()["pool"]
     alive = pool["ready"] + pool["making"] + pool["leased"] + pool["closing"]
-    sockets = len(list((house.state_dir / "run").glob("*.sock")))
+    left = _containers(house) if house.backend == "docker" else _groups(house)
+    if pool["leased"] != 1 or pool["closing"] or pool["waiting"]:
+        return f"the pool still holds what was given out: {pool}"
+    if any(number > alive for number in left.values()):
+        return f"left behind: {left} for {alive} sandboxes"
+    return ""
+
+
+def _containers(house: RealService) -> dict[str, int]:
+    names = engine.containers(house.state_dir)
+    return {"containers": len(names), "directories": len(engine.directories(house.state_dir))}
+
+
+def _groups(house: RealService) -> dict[str, int]:
     instance = (house.state_dir / "instance").read_text().strip()
     groups = {  # by os.walk, which bears that other services' groups come and go meanwhile
         name
@@ -128,11 +140,8 @@ def _disorder(http: httpx2.Client, house: RealService) -> str:
         for name in names
         if name.startswith("sb_")
     }
-    if pool["leased"] != 1 or pool["closing"] or pool["waiting"]:
-        return f"the pool still holds what was given out: {pool}"
-    if sockets > alive or len(groups) > alive:
-        return f"left behind: {sockets} sockets and {len(groups)} control groups for {alive} sandboxes"
-    return ""
+    sockets = len(list((house.state_dir / "run").glob("*.sock")))
+    return {"sockets": sockets, "control groups": len(groups)}
 
 
 def processes_below(pid: int) -> list[int]:

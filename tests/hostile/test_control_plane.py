@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import engine
 import httpx2
 import pytest
 import websockets
 from conftest import RealService
 from hostile.conftest import processes_below
-
-from executor_service.images import BuiltImage
+from hostile.watching import until
 
 pytestmark = pytest.mark.hostile
 
@@ -33,10 +33,11 @@ MINE, THEIRS = "key-of-the-owner-0123456789", "key-of-the-attacker-0123456789"
 
 
 @pytest.fixture(scope="module")
-def shared(python_image: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
+def shared(backend_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
     """A service with two keys."""
     state = tmp_path_factory.mktemp("keys") / "state"
-    service = RealService(state, "--warm", "1", env={"CODECELL_API_KEYS": f"{MINE},{THEIRS}"})
+    keys = {"CODECELL_API_KEYS": f"{MINE},{THEIRS}"}
+    service = RealService(state, "--warm", "1", backend=backend_name, env=keys)
     yield service
     assert service.stop() == 0
 
@@ -212,6 +213,8 @@ def test_79_no_session_is_handed_out_twice(attack):
 
 def guests(service: RealService) -> list[int]:
     """The first process of each sandbox, seen from the host."""
+    if service.backend == "docker":
+        return list(engine.guests(service.state_dir))
     found = []
     for pid in processes_below(service.process.pid):
         try:
@@ -231,7 +234,7 @@ def test_79_a_dead_sandbox_is_not_handed_out(attack, house):
     session.execute("kept = 1")
     for _ in range(4):
         assert attack.run("print(1)")["stdout"] == "1\n"
-        time.sleep(0.3)  # until others stand ready
+        until(lambda: not attack.http.get("/readyz").json()["pool"]["making"], "sandboxes that stand ready")
         for pid in guests(house):
             if not _is_leased(pid):
                 with contextlib.suppress(ProcessLookupError):
@@ -244,9 +247,9 @@ def test_79_a_dead_sandbox_is_not_handed_out(attack, house):
 
 
 def _is_leased(guest: int) -> bool:
-    """Whether anybody is connected: a handler or relay stands beside the armed interpreter."""
-    below = processes_below(guest)
-    return any(b"nursery.py" in _command_line(pid) for pid in below)
+    """Whether anybody is connected: a handler or relay, by process 1's name, stands beside the armed interpreter."""
+    lines = [_command_line(pid) for pid in processes_below(guest)]
+    return any(b"nursery.py" in line or b"container.py" in line for line in lines)
 
 
 def _command_line(pid: int) -> bytes:
@@ -279,7 +282,7 @@ BUSY = "import os, time\nos.fork(); os.fork()\nos.setsid() if os.getpid() % 2 el
 
 
 def test_79_what_a_killed_service_leaves(python_image, tmp_path):
-    """`kill -9` of the service ends all it started within 5 s; the next start removes groups and sockets, and works."""
+    """Local sandboxes (for containers see `chaos/`): `kill -9` of the service ends all it started within 5 s; the next start removes groups and sockets, and works."""
     state = tmp_path / "state"
     service = RealService(state, "--warm", "1")
     try:
@@ -335,10 +338,10 @@ def test_79_what_a_killed_service_leaves(python_image, tmp_path):
     assert not list((state / "run").glob("*.sock"))
 
 
-def test_79_a_signal_to_the_whole_group_lets_work_finish(python_image, tmp_path):
+def test_79_a_signal_to_the_whole_group_lets_work_finish(backend_name, tmp_path):
     """Ctrl-C at a terminal reaches every process of the group; what runs is finished and answered before the end."""
     state = tmp_path / "state"
-    service = RealService(state, "--warm", "1")
+    service = RealService(state, "--warm", "1", backend=backend_name)
     below = processes_below(service.process.pid)
     group = os.getpgid(service.process.pid)
     members = [service.process.pid, *(pid for pid in below if os.getpgid(pid) == group)]
@@ -355,14 +358,14 @@ def test_79_a_signal_to_the_whole_group_lets_work_finish(python_image, tmp_path)
     assert alive(below) == []
 
 
-def test_79_what_the_service_was_started_with_does_not_reach_programs(python_image, tmp_path):
+def test_79_what_the_service_was_started_with_does_not_reach_programs(backend_name, tmp_path):
     """Ignored signals, a tight umask and open descriptors of whoever starts the service are in no sandbox."""
     start = (
         "import os, signal, sys\n"
         "for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])\n"
         "os.umask(0o077); os.set_inheritable(os.open('/etc/hostname' if os.path.exists('/etc/hostname') else '/etc/passwd', os.O_RDONLY), True)\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'executor_service', 'serve', '--port', '0', '--state-dir', sys.argv[1], '--warm', '1'])\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'executor_service', 'serve', '--port', '0', '--state-dir', sys.argv[1], '--backend', sys.argv[2], '--warm', '1'])\n"
     )
     program = (
         "import os\nlines = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines() if ':\\t' in line)\n"
@@ -370,7 +373,7 @@ def test_79_what_the_service_was_started_with_does_not_reach_programs(python_ima
     )
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", start, str(tmp_path / "state")],
+            [sys.executable, "-c", start, str(tmp_path / "state"), backend_name],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

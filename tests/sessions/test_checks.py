@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from executor_service.egress.policy import Ceiling
 from executor_service.errors import CallerError, InvalidPath, InvalidRequest, NetworkNotAllowed
 from executor_service.sessions import checks
 from executor_service.sessions.requests import FileIn
@@ -104,10 +105,11 @@ def test_refusals_name_the_field(number: int) -> None:
 
 @pytest.mark.parametrize("network", [True, {"allow": ("pypi.org",)}, {"allow": ()}])
 def test_any_network_is_refused(network: bool) -> None:
-    """Never silently less than asked."""
-    with pytest.raises(NetworkNotAllowed):
-        checks.check_network(network)
-    checks.check_network(False)
+    """Where the operator offers none. Never silently less than asked."""
+    with pytest.raises(NetworkNotAllowed) as caught:
+        checks.check_network(network, Ceiling())
+    assert [error.loc for error in caught.value.errors] == ["network"]
+    assert checks.check_network(False, Ceiling()) is None
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ async def test_a_sandbox_that_dies_is_an_outcome(run: Run, guest: FakeGuest) -> 
 
 
 REFUSED: list[tuple[dict[str, Any], type[CodecellError]]] = [
-    ({"language": "cobol"}, LanguageNotFound),
+    ({"language": "intercal"}, LanguageNotFound),
     ({"image": "nope"}, ImageNotFound),
     ({"files": (FileIn(path="../x", content=b""),)}, InvalidPath),
     ({"code": None, "entrypoint": "nope.py"}, InvalidPath),

@@ -1,0 +1,54 @@
+"""The guest's code on the host, where the engine mounts it from: a copy for each version, named by its hash.
+
+A copy, because the engine may see no more of this service's files than its state directory; one for each
+version, because sandboxes that outlive the service go on with the code that they started with; and one for
+each image, because each is compiled by its image's interpreter, which others need not trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+PREFIX = "guest-"
+HOSTS = "hosts"  # a container without network gets an empty /etc/hosts from its engine
+
+
+def install_guest(runtime_dir: Path, source: Path, image: str) -> tuple[Path, bool]:
+    """The directory to mount for an image, and whether it was made just now. Files are readable by all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files = sorted(path for path in source.rglob("*.py"))
+    digest = hashlib.sha256(image.encode())
+    for path in files:
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    target = runtime_dir / f"{PREFIX}{digest.hexdigest()[:16]}"
+    if target.is_dir():
+        return target, False
+    building = runtime_dir / f".{target.name}-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    package = building / "executor_service"
+    for path in files:
+        copy = package / "guest" / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (package / "__init__.py").write_bytes(b"")
+    (building / HOSTS).write_text("127.0.0.1 localhost sandbox\n::1 localhost\n")
+    for path in (building, *building.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    building.rename(target)
+    return target, True
+
+
+def remove_other_guests(runtime_dir: Path, present: Collection[Path], adopted: bool) -> None:
+    """Remove older copies, unless a sandbox that was adopted may still need one."""
+    if adopted:
+        return
+    for path in [*runtime_dir.glob(f"{PREFIX}*"), *runtime_dir.glob(f".{PREFIX}*")]:
+        if path not in present:
+            shutil.rmtree(path, ignore_errors=True)

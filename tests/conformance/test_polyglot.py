@@ -1,0 +1,163 @@
+"""The image of many languages: every smoke program runs, every kernel keeps state and can be interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import engine
+import pytest
+import pytest_asyncio
+
+from executor_service import images
+from executor_service.docker_images import DockerImage
+from executor_service.events import Stdout
+from executor_service.languages import Language, lookup
+from executor_service.probing import find_languages
+from executor_service.sandboxes.base import Lease, Sandbox, SandboxSpec
+from executor_service.sandboxes.docker import DockerBackend
+from executor_service.sandboxes.kernel import Kernel, KernelDone
+from executor_service.sandboxes.pool import Pool, PoolSettings
+from executor_service.sessions.catalog import Catalog
+from executor_service.sessions.environment import environment
+from executor_service.sessions.kernels import kernel_start
+from executor_service.sessions.policy import Policy
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.conformance,
+    pytest.mark.docker,
+]
+
+NAME = os.environ.get("CODECELL_TEST_POLYGLOT", "polyglot")
+DEFINITION = images.definitions()[NAME]
+KERNELS = [name for name in DEFINITION.kernels if name != "python"]
+MEMORY = 1 << 30
+DEADLINE = 120.0
+ENDLESS = {
+    "bash": "sleep 1000",
+    "java": "while (true) {}",
+    "javascript": "for (;;) {}",
+    "lua": "while true do end",
+    "octave": "while true, end",
+    "r": "while (TRUE) {}",
+    "typescript": "for (;;) {}",
+}
+
+
+@pytest.fixture(scope="session")
+def polyglot() -> DockerImage:
+    """In this machine's engine, built if it is missing."""
+    try:
+        return engine.image(NAME)
+    except engine.NoEngine as error:
+        if os.environ.get("CODECELL_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"CODECELL_REQUIRE_DOCKER=1, and {error}")
+        pytest.skip(f"needs a container engine: {error}")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def backend(
+    polyglot: DockerImage, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DockerBackend]:
+    """A backend with this image alone."""
+    directory: Path = tmp_path_factory.mktemp("polyglot")
+    async with DockerBackend([polyglot], directory, instance="polyglot") as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def found(
+    backend: DockerBackend, polyglot: DockerImage, tmp_path_factory: pytest.TempPathFactory
+) -> Catalog:
+    """What the service finds out when it starts."""
+    memory = tmp_path_factory.mktemp("probing") / "languages.json"
+    async with Pool(backend, PoolSettings(warm=0, acquire_timeout=60.0)) as pool:
+        return await find_languages([polyglot], pool=pool, policy=Policy(), memory=memory, on_host=False)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sandbox(backend: DockerBackend) -> AsyncIterator[Sandbox]:
+    """One that a kernel finds room in."""
+    made = await backend.create(SandboxSpec(image=NAME))
+    try:
+        await made.configure(Lease(memory_bytes=MEMORY, processes=256, cpus=2.0))
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize("name", DEFINITION.docker_languages)
+async def test_each_language_runs(found: Catalog, name: str) -> None:
+    """Its smoke program printed what it should, and its version could be read."""
+    offer = found.find(name, NAME)
+    assert offer.version
+
+
+@pytest.mark.parametrize("name", KERNELS)
+async def test_each_kernel_keeps_state(found: Catalog, name: str) -> None:
+    """Its second smoke cell knew the first."""
+    assert found.find(name, NAME).stateful
+
+
+@pytest.mark.parametrize("name", KERNELS)
+async def test_each_kernel_can_be_interrupted(sandbox: Sandbox, name: str) -> None:
+    """What runs for ever ends soon, as an error, and the state from before is there."""
+    language = lookup(name)
+    assert language.kernel is not None
+    first, second = language.kernel.smoke
+    start = kernel_start(language, environment(cpus=2.0), MEMORY)
+    async with asyncio.timeout(DEADLINE), await Kernel.connect(sandbox, start) as kernel:
+        await execute(kernel, first)
+        _, done = await execute(kernel, ENDLESS[name], interrupt_after=0.5)
+        assert done.status == "error"
+        said, _ = await execute(kernel, second)
+    assert said == language.smoke_output
+
+
+@pytest.mark.parametrize("name", KERNELS)
+async def test_each_kernel_has_the_sessions_variables(sandbox: Sandbox, name: str) -> None:
+    """As every program has them."""
+    code = {
+        "bash": 'echo "$MINE"',
+        "java": 'System.out.println(System.getenv("MINE"));',
+        "javascript": "console.log(process.env.MINE)",
+        "lua": 'print(os.getenv("MINE"))',
+        "octave": 'disp(getenv("MINE"))',
+        "r": 'cat(Sys.getenv("MINE"), "\\n", sep = "")',
+        "typescript": "console.log(process.env.MINE)",
+    }
+    start = kernel_start(lookup(name), environment({"MINE": "yes"}, cpus=2.0), MEMORY)
+    async with asyncio.timeout(DEADLINE), await Kernel.connect(sandbox, start) as kernel:
+        said, done = await execute(kernel, code[name])
+    assert (said, done.status) == ("yes\n", "ok")
+
+
+async def execute(
+    kernel: Kernel, code: str, *, interrupt_after: float | None = None
+) -> tuple[str, KernelDone]:
+    """What it printed, and how it ended."""
+    said = ""
+    waiting = asyncio.create_task(_interrupt(kernel, interrupt_after)) if interrupt_after else None
+    async for event in kernel.execute(code, output_bytes=65536):
+        if isinstance(event, Stdout):
+            said += event.text
+        elif isinstance(event, KernelDone):
+            if waiting:
+                await waiting
+            return said, event
+    raise AssertionError("an execution without an end")
+
+
+async def _interrupt(kernel: Kernel, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await kernel.interrupt()
+
+
+async def test_every_endless_program_is_of_a_kernel_that_there_is() -> None:
+    """And each kernel of the definition has one here."""
+    assert set(KERNELS) <= set(ENDLESS)
+    every: list[Language] = [lookup(name) for name in ENDLESS]
+    assert all(each.kernel for each in every)
