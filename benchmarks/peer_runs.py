@@ -17,9 +17,9 @@ from benchmarks.table import Table
 
 SCRIPTS = Path(__file__).parent / "peers"
 PEERS = {
-    "autogen": "autogen-ext DockerCommandLineCodeExecutor",
+    "autogen": "autogen-ext, Docker",
     "llmsandbox": "llm-sandbox, Docker",
-    "gateway": "jupyter_kernel_gateway, not isolated",
+    "gateway": "kernel gateway, not isolated",
 }
 WORDS = {"start": "start", "print": "print(1) again", "pandas": "pandas", "stop": "stop"}
 
@@ -67,7 +67,7 @@ def environment(name: str) -> Path:
         print(f"installing {pins.name} in {home}", flush=True)
         shutil.rmtree(home, ignore_errors=True)
         venv.create(home, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(pins)]
+        install = [str(python), "-m", "pip", "install", "-qq", "--no-deps", "--requirement", str(pins)]
         subprocess.run(install, check=True)
         (home / "complete").touch()
     return python

@@ -486,7 +486,7 @@ class FakeFiles(Files):
         since_ns: int,
         limit: int = 1000,
         *,
-        ready: None = None,  # noqa: ARG002
+        ready: None = None,
     ) -> tuple[Sequence[tuple[str, int]], bool]:
         if self._fake.died.is_set():
             raise SandboxFailed("the sandbox is gone")

@@ -141,7 +141,9 @@ def test_a_file_of_no_language_is_of_none() -> None:
     assert languages.by_extension("data.csv") is None
 
 
-@pytest.mark.parametrize("language", [each for each in languages.ALL if each.kernel], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "language", [each for each in languages.ALL if each.kernel], ids=lambda each: each.name
+)
 def test_every_kernel_is_told_where_its_connection_file_lies(language: Language) -> None:
     """All but the warm interpreter's, which has none; nothing else is left to be filled in."""
     assert language.kernel is not None

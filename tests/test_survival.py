@@ -235,15 +235,17 @@ def test_a_detached_command_goes_on_and_takes_input(lives: Lives) -> None:
 def test_what_ended_while_nobody_was_there_is_told(lives: Lives) -> None:
     """Its duration is that of the code, not of the absence; a kernel that died in it is replaced."""
     session = lives.session()
-    cell = lives.detach(session, "executions", code="import time; time.sleep(1); print('done'); 7")
-    command = lives.detach(session, "commands", command="sleep 1; echo done")
+    code = "import time; print('on', flush=True); time.sleep(1); print('done'); 7"
+    cell = lives.detach(session, "executions", code=code)
+    command = lives.detach(session, "commands", command="echo on; sleep 1; echo done")
+    until(lambda: lives.get(cell)["stdout"] and lives.get(command)["stdout"])
     lives.kill()
     time.sleep(4)
     lives.start()
     body = lives.done(cell)
-    assert (body["outcome"], body["stdout"], body["result"]) == ("ok", "done\n", {"text/plain": "7"})
+    assert (body["outcome"], body["stdout"], body["result"]) == ("ok", "on\ndone\n", {"text/plain": "7"})
     assert body["duration"] < 3.5
-    assert lives.done(command)["stdout"] == "done\n"
+    assert lives.done(command)["stdout"] == "on\ndone\n"
     path = lives.detach(
         session, "executions", code="import os; print('last', flush=True); time.sleep(1); os._exit(9)"
     )
@@ -501,6 +503,7 @@ def test_killed_while_an_end_is_kept(lives: Lives, what: str, place: str, when: 
     if what == "commands":
         asked = {"command": "for n in 0 1 2 3 4; do echo $n; sleep 0.2; done"}
     path = lives.detach(session, what, **asked)
+    until(lambda: lives.get(path)["stdout"])
     lives.kill()
     with suppress(RuntimeError):  # it may die before it listens
         lives.start(crash=f"{place}:{when}")

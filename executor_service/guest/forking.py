@@ -86,8 +86,8 @@ def prepare(
 ) -> Callable[[socket.socket], None]:
     """Import everything; what a child calls at last, or this process itself where it is not to be forked.
 
-    Where it is not, `listening` is called when its kernel can be connected to, and what a first kernel imports
-    is left to it. A child itself must import nothing of ours: to look for a hidden module copies hundreds of
+    Where it is not, `listening` is called when its kernel can be connected to; what a first kernel imports is
+    then left to it. A child itself must import nothing of ours: to look for a hidden module copies hundreds of
     pages.
     """
     from executor_service.guest import armed, kernel_start

@@ -52,8 +52,8 @@ def preload() -> None:
 def run_kernel(directory: str, listening: Callable[[], None] | None = None) -> None:
     """Be a kernel with its sockets in `directory` until it ends. For a fork that ends afterwards.
 
-    The sockets are `shell`, `iopub`, `stdin` and `control`, open to every uid; once they are there `listening` is
-    called.
+    The sockets are `shell`, `iopub`, `stdin` and `control`, open to every uid; once they are there
+    `listening` is called.
 
     Raises:
         SystemExit: the kernel could not start; the reason is on the original descriptor 2.

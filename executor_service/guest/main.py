@@ -410,8 +410,9 @@ class Guest:
         return relay(connection, paths, kernel.status, control)
 
     def _stats(self) -> dict[str, Any]:
-        """What a backend asks for that reads no cgroups itself; without any, programs that a zygote reaped are
-        missing in the time.
+        """What a backend asks for that reads no cgroups itself.
+
+        Where there are none, the time lacks that of programs which a zygote reaped.
         """
         if (counted := self._place.stats()) is not None:
             return dict(counted)

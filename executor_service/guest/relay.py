@@ -107,9 +107,7 @@ def rehearse(sockets: Mapping[str, str | int], died_fd: int) -> None:
 class _Relay:
     """The state of one relay: the service's connection, the kernel's, and what waits between."""
 
-    def __init__(
-        self, conn: socket.socket, died_fd: int, control: socket.socket | None, key: bytes
-    ) -> None:
+    def __init__(self, conn: socket.socket, died_fd: int, control: socket.socket | None, key: bytes) -> None:
         conn.setblocking(False)
         self._key = key
         if control is not None:
@@ -245,6 +243,9 @@ class _Relay:
         """Relay until an end."""
         while True:
             self._flush()
+            log = self._out.log
+            if self._out.connection is None and not self.busy and log is not None and not log.last:
+                raise _HostGone  # it was to be kept, and its request never came
             for number, message in self._wait(None):
                 self._to_host(number, message)
             if self._died:

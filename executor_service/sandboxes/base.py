@@ -23,14 +23,13 @@ class SandboxSpec:
 
     `warm` says which interpreter stands ready inside: an armed Python that will become the
     program, with the image's packages imported (`program`) or without (`light`, which is forked in
-    half the time), a started kernel (`kernel` names it), or none. With `network` it has a way to the
-    egress proxy, never a network device.
+    half the time), a started Python kernel, or none. With `network` it has a way to the egress proxy,
+    never a network device.
     """
 
     image: str
     warm: Warm = "none"
     disk_bytes: int = 256 * 1024 * 1024
-    kernel: str = "python"
     network: bool = False
 
 

@@ -57,7 +57,8 @@ LOOK_INTERVAL = 0.005  # seconds between looks for a new guest's socket
 ALIVE_INTERVAL = 1.0  # seconds after which the engine is asked whether a container that is silent still runs
 CLOSE_TIMEOUT = 30.0
 PING_TIMEOUT = 5.0
-ADOPT_TIMEOUT = 10.0
+ADOPT_TIMEOUT = 30.0
+ADOPT_AT_ONCE = 8
 STEP = 4 << 20  # what warm interpreters hold is rounded up to this
 UNKNOWN_WARM = 128 << 20  # until the first sandbox of a kind has told
 PREFIX = "codecell-"
@@ -262,7 +263,7 @@ class DockerBackend:
         self._usual = usual or Lease(memory_bytes=512 << 20, processes=128, cpus=1.0)
         self._ca_bundle = ca_bundle
         self._live: dict[str, DockerSandbox] = {}
-        self._warm_bytes: dict[tuple[str, str, str], int] = {}
+        self._warm_bytes: dict[tuple[str, str], int] = {}
         self._guests: dict[str, Path] = {}  # the guest's code for each image, compiled by its interpreter
         self._preparing = asyncio.Lock()
         self._seccomp = ""
@@ -336,7 +337,7 @@ class DockerBackend:
         image = self._images.get(spec.image)
         if image is None:
             raise _no_image(spec.image)
-        key = (spec.image, spec.warm, spec.kernel)
+        key = (spec.image, spec.warm)
         given = share(self._usual, self._warm_bytes.get(key, UNKNOWN_WARM))
         sandbox = DockerSandbox(self, "sb_" + secrets.token_hex(16), spec, given)
         self._live[sandbox.id] = sandbox
@@ -411,7 +412,13 @@ class DockerBackend:
 
     async def adopt(self, ids: Collection[str]) -> list[DockerSandbox]:
         """Those of `ids` whose guest still lives and speaks our version. Ids come from our own database."""
-        found = await asyncio.gather(*(self._adopt(sandbox_id) for sandbox_id in ids))
+        gate = asyncio.Semaphore(ADOPT_AT_ONCE)  # many at once would make each other late
+
+        async def adopt(sandbox_id: str) -> DockerSandbox | None:
+            async with gate:
+                return await self._adopt(sandbox_id)
+
+        found = await asyncio.gather(*map(adopt, ids))
         return [sandbox for sandbox in found if sandbox is not None]
 
     async def _adopt(self, sandbox_id: str) -> DockerSandbox | None:

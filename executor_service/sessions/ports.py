@@ -16,8 +16,7 @@ from executor_service.errors import SandboxFailed
 from executor_service.events import Event
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import Files
-from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, attach_program, start_program
-from executor_service.sandboxes.guest import ask
+from executor_service.sandboxes.guest import Ended, Program, ProgramSpec, ask, attach_program, start_program
 from executor_service.sandboxes.kernel import Kernel, KernelDone, Times
 from executor_service.sandboxes.kernel_start import WARM, KernelStart
 

@@ -27,7 +27,8 @@ SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, number INTEGER, owner TEXT, sandbox TEXT, language TEXT, image TEXT, limits TEXT,
-    network TEXT, metadata TEXT, has_env INTEGER, ttl REAL, idle_ttl REAL, created_at REAL, expires_at REAL, last_used_at REAL
+    network TEXT, metadata TEXT, has_env INTEGER,
+    ttl REAL, idle_ttl REAL, created_at REAL, expires_at REAL, last_used_at REAL
 ) WITHOUT ROWID;
 CREATE TABLE operations (
     id TEXT PRIMARY KEY, session TEXT, kind TEXT, kernel TEXT, stdin TEXT, limits TEXT, started_at REAL,

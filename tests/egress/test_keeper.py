@@ -46,7 +46,11 @@ class LyingSandbox:
         guest = await asyncio.open_connection(sock=theirs)
         self.connections.append(guest)
         self.tasks.append(asyncio.create_task(self._answer(*guest)))
-        return await asyncio.open_connection(sock=ours)
+        try:
+            return await asyncio.open_connection(sock=ours)
+        except BaseException:  # cancelled, with its keeper
+            ours.close()
+            raise
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError):

@@ -17,6 +17,7 @@ from typing import Any, Self
 import pytest
 import zmq
 
+from executor_service.guest import channel
 from executor_service.guest import relay as relay_module
 from executor_service.guest.kernel_frames import (
     CHANNELS,
@@ -27,7 +28,7 @@ from executor_service.guest.kernel_frames import (
     pack_message,
     unpack_message,
 )
-from executor_service.guest.protocol import Kind, ProtocolError, pack, parse_json, recv_frame
+from executor_service.guest.protocol import Kind, ProtocolError, pack, pack_json, parse_json, recv_frame
 from executor_service.guest.relay import DELIMITER, relay
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -372,3 +373,55 @@ def test_unpack_refuses_what_does_not_fit(payload: bytes) -> None:
     """No channel, cut lengths, too few parts."""
     with pytest.raises(ProtocolError):
         unpack_message(payload)
+
+
+def test_an_execution_that_is_kept_goes_on_without_its_service(tmp_path: Path) -> None:
+    """Another connection hears it from the start; one whose request never came is not waited for."""
+    ours, theirs = socket.socketpair()
+    control, far = channel.pair()
+    died, died_write = os.pipe()
+    paths = {name: f"{tmp_path}/{name}" for name in CHANNELS}
+    left: list[bool] = []
+    thread = threading.Thread(target=lambda: left.append(relay(theirs, paths, died, control)))
+    thread.start()
+    ours.settimeout(30)
+    with FakeKernel(tmp_path) as kernel:
+        while not select.select([ours], [], [], 0)[0]:
+            if kernel.sockets["shell"].poll(10):
+                kernel.answer_kernel_info()
+        assert parse_json(recv_frame(ours)[1]) == {"type": "kernel_ready"}
+        ours.sendall(pack_json({"type": "keep", "operation": "exe_1"}))
+        assert parse_json(recv_frame(ours)[1]) == {"type": "keeping", "operation": "exe_1"}
+        request = [b"", b'{"msg_id": "1", "msg_type": "execute_request"}', b"{}", b"{}", b"{}"]
+        ours.sendall(pack_message(SHELL, request))
+        frames = kernel.sockets["shell"].recv_multipart()
+        ours.close()
+        body = [DELIMITER, b"", b"{}", frames[3], b"{}", b'{"name": "stdout", "text": "a"}']
+        kernel.sockets["iopub"].send_multipart([b"stream", *body])
+        here, there = socket.socketpair()
+        here.settimeout(30)
+        channel.send(far, {"word": "attach", "after": 0}, [there.fileno()])
+        there.close()
+        answer = parse_json(recv_frame(here)[1])
+        assert (answer["operation"], answer["from"], answer["busy"]) == ("exe_1", 0, True)
+        assert unpack_message(recv_frame(here)[1])[0] == IOPUB
+        here.sendall(pack_json({"type": "keep", "operation": "exe_2"}))
+        while parse_json_or_none(recv_frame(here)) != {"type": "keeping", "operation": "exe_2"}:
+            pass
+        kernel.sockets["shell"].send_multipart([frames[0], DELIMITER, b"", b"{}", frames[3], b"{}", b"{}"])
+        assert unpack_message(recv_frame(here)[1])[0] == SHELL
+        here.sendall(pack_json({"type": "forget"}) + pack_json({"type": "keep", "operation": "exe_3"}))
+        while parse_json_or_none(recv_frame(here)) != {"type": "keeping", "operation": "exe_3"}:
+            pass
+        here.close()
+        thread.join(30)
+        assert left == [False]
+    for fd in (died, died_write):
+        os.close(fd)
+    for each in (control, far, theirs):
+        each.close()
+
+
+def parse_json_or_none(frame: tuple[Kind, bytes]) -> dict[str, Any] | None:
+    """The object of a JSON frame."""
+    return parse_json(frame[1]) if frame[0] is Kind.JSON else None
