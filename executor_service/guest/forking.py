@@ -87,8 +87,8 @@ def prepare(
     """Import everything; what a child calls at last, or this process itself where it is not to be forked.
 
     Where it is not, `listening` is called when its kernel can be connected to; what a first kernel imports is
-    then left to it. A child itself must import nothing of ours: to look for a hidden module copies hundreds of
-    pages.
+    then left to it. A child itself must import nothing of ours: to look for a hidden module copies hundreds
+    of pages.
     """
     from executor_service.guest import armed, kernel_start
 

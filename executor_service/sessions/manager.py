@@ -173,9 +173,7 @@ class Sessions:
 
     async def _adopt(self, row: SessionRow, sandbox: Sandbox | None, work: Sequence[OperationRow]) -> None:
         now, why = self._clock(), ""
-        claim = judge(
-            row, catalog=self._catalog, policy=self._policy, backend=self._backend_name, now=now
-        )
+        claim = judge(row, catalog=self._catalog, policy=self._policy, backend=self._backend_name, now=now)
         if isinstance(claim, str) or sandbox is None:
             why = claim if isinstance(claim, str) else GONE
         else:
