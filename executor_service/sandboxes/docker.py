@@ -8,60 +8,39 @@ mount is the one thing of the host's that the guest can write, and user code can
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import math
 import os
 import re
 import secrets
 import shutil
-import socket
-import stat
-import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from docker.errors import ImageNotFound as NoSuchImage
 from docker.errors import NotFound
 
 from executor_service import guest as guest_package
 from executor_service.errors import BackendUnavailable, CodecellError, ImageNotFound, SandboxFailed
-from executor_service.guest.container import CONFIG, FAILED, SOCKET
-from executor_service.guest.protocol import VERSION, ProtocolError, pack_json
+from executor_service.guest.container import CONFIG
 from executor_service.images import BASE_ENV, THREAD_COUNTS
-from executor_service.result import Reading
 from executor_service.sandboxes import seccomp
 from executor_service.sandboxes.base import Lease, SandboxSpec
-from executor_service.sandboxes.cgroups import Group
-from executor_service.sandboxes.connection import read_json
 from executor_service.sandboxes.docker_engine import About, Engine
 from executor_service.sandboxes.docker_guest import install_guest, remove_other_guests
-from executor_service.sandboxes.docker_options import (
-    Room,
-    Share,
-    compile_options,
-    container_options,
-    share,
-    update,
-)
-from executor_service.sandboxes.guest import ask, ask_meters
+from executor_service.sandboxes.docker_isolation import describe
+from executor_service.sandboxes.docker_options import Room, Share, compile_options, container_options, share
+from executor_service.sandboxes.docker_sandbox import UNKNOWN_WARM, DockerSandbox
 
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT = 90.0
-LOOK_INTERVAL = 0.005  # seconds between looks for a new guest's socket
-ALIVE_INTERVAL = 1.0  # seconds after which the engine is asked whether a container that is silent still runs
-CLOSE_TIMEOUT = 30.0
 PING_TIMEOUT = 5.0
 ADOPT_TIMEOUT = 30.0
 ADOPT_AT_ONCE = 8
-STEP = 4 << 20  # what warm interpreters hold is rounded up to this
-UNKNOWN_WARM = 128 << 20  # until the first sandbox of a kind has told
-PREFIX = "codecell-"
 INSTANCE_LABEL = "codecell.instance"
 
 
@@ -81,161 +60,6 @@ class Image(Protocol):
 
     @property
     def preload(self) -> Sequence[str]: ...
-
-
-class DockerSandbox:
-    """One container."""
-
-    def __init__(self, backend: DockerBackend, sandbox_id: str, spec: SandboxSpec, given: Share) -> None:
-        self.id = sandbox_id
-        self.spec = spec
-        self.died = asyncio.Event()
-        self.directory = backend.directory(sandbox_id)
-        self.warm_bytes = 0
-        self.durable = False
-        self._backend = backend
-        self._given = given
-        self._socket = -1
-        self._cpus = 1
-        self._group: Group | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<DockerSandbox {self.id} {self.spec.image}/{self.spec.warm}>"
-
-    @property
-    def container(self) -> str:
-        """The name of its container."""
-        return PREFIX + self.id
-
-    async def configure(self, lease: Lease) -> None:
-        """Apply memory, processes and cpus. Raises SandboxFailed if the sandbox is gone."""
-        wanted = share(lease, self.warm_bytes)
-        if wanted != self._given:
-            try:
-                await self._backend.engine.update(self.container, update(wanted))
-            except NotFound:
-                raise SandboxFailed("the sandbox is gone") from None
-            self._given = wanted
-        self.durable = lease.durable
-        cpus = math.ceil(lease.cpus)
-        if cpus != self._cpus:
-            await asyncio.to_thread(_write_cpus, self.directory, cpus)
-            self._cpus = cpus
-        await ask(self, {"op": "configure", "sampled": False, "cpu_count": 0, **_lease(lease)})
-
-    async def renew(self, expires_in: float) -> None:
-        """Live until so many seconds from now at the latest. Raises SandboxFailed if the sandbox is gone."""
-        await ask(self, {"op": "renew", "expires_in": expires_in})
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A fresh connection to the guest. Raises SandboxFailed if the sandbox is gone."""
-        if self.died.is_set() or self._socket < 0:
-            raise SandboxFailed("the sandbox is gone")
-        try:
-            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{self._socket}")
-        except OSError as error:
-            raise SandboxFailed(f"the guest does not answer: {error}") from error
-        if (uid := _peer(writer)[1]) != self._backend.guest_uid:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            raise SandboxFailed(f"behind the guest's socket is uid {uid}, not the guest")
-        return reader, writer
-
-    async def meters(self) -> Reading:
-        """What it has used; the kernel's own word where this host shows it. Raises SandboxFailed."""
-        if self.died.is_set():
-            raise SandboxFailed("the sandbox is gone")
-        return self._group.meters() if self._group else await ask_meters(self)
-
-    async def close(self) -> None:
-        """Kill everything inside and leave nothing behind. Idempotent; never raises."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name=f"close {self.id}")
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._backend.engine.remove(self.container)
-        except (CodecellError, TimeoutError) as error:
-            # The engine is gone, the guest may not be: it ends itself. What is left, the next sweep removes.
-            log.warning("container not removed", extra={"sandbox": self.id, "why": str(error)})
-            with contextlib.suppress(CodecellError):
-                await ask(self, {"op": "renew", "expires_in": 0.0}, seconds=1.0)
-        self.died.set()
-        await self.let_go()
-        await asyncio.to_thread(shutil.rmtree, self.directory, True)
-        self._backend.forget(self)
-
-    async def let_go(self) -> None:
-        """Stop watching, and hold nothing of it any more; it goes on if it is durable."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
-        if self._socket >= 0:
-            os.close(self._socket)
-            self._socket = -1
-
-    async def begin(self, *, adopted: bool = False) -> None:
-        """Find the guest's socket, and watch the guest until it is gone.
-
-        Raises:
-            SandboxFailed: it did not start, or is none of ours.
-            BackendUnavailable: the engine is gone.
-        """
-        if not adopted:
-            await self._wait_for_socket()
-        self._socket = _open_socket(self.directory / SOCKET)
-        reader, writer = await self.connect()
-        try:
-            writer.write(pack_json({"v": VERSION, "op": "watch"}))
-            answer = await read_json(reader)
-        except (EOFError, ProtocolError) as error:
-            writer.close()
-            raise SandboxFailed(self._failure() or "the guest ended while starting") from error
-        except BaseException:
-            writer.close()
-            raise
-        if answer.get("type") != "ready" or answer.get("v") != VERSION:
-            writer.close()
-            raise SandboxFailed(f"the guest answered {str(answer)[:200]}")
-        if (group := Group.of_process(_peer(writer)[0])) is not None:
-            group.limit_sockets()
-        self._group = group
-        memory = answer.get("memory")
-        self.warm_bytes = _round_up(memory if isinstance(memory, int) else UNKNOWN_WARM)
-        self._watch = asyncio.create_task(self._watch_guest(reader, writer), name=f"watch {self.id}")
-
-    async def _wait_for_socket(self) -> None:
-        """Process 1 makes it as soon as it runs; one that could not leaves a word instead."""
-        loop = asyncio.get_running_loop()
-        look_again = loop.time() + ALIVE_INTERVAL
-        path = self.directory / SOCKET
-        while not os.path.lexists(path):  # noqa: ASYNC240 - a look at our own file system
-            if failure := self._failure():
-                raise SandboxFailed(failure)
-            if loop.time() > look_again:
-                look_again = loop.time() + ALIVE_INTERVAL
-                if not await self._backend.engine.running(self.container):
-                    raise SandboxFailed(self._failure() or "the container ended while starting")
-            await asyncio.sleep(LOOK_INTERVAL)
-
-    def _failure(self) -> str | None:
-        with contextlib.suppress(OSError), open(self.directory / FAILED, "rb") as file:
-            if text := file.read(4000).decode("utf-8", "replace").strip():
-                return f"the guest did not start: {text[-2000:]}"
-        return None
-
-    async def _watch_guest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until the guest closes the connection: then all of its container is gone."""
-        try:
-            await reader.read(1)
-            self.died.set()
-        finally:
-            writer.close()
 
 
 class DockerBackend:
@@ -322,7 +146,7 @@ class DockerBackend:
         self._live.clear()
         self.engine.close()
 
-    def directory(self, sandbox_id: str) -> Path:
+    def _directory(self, sandbox_id: str) -> Path:
         """Where the service and the guest of one sandbox meet."""
         return self._runtime_dir / sandbox_id
 
@@ -339,8 +163,7 @@ class DockerBackend:
             raise _no_image(spec.image)
         key = (spec.image, spec.warm)
         given = share(self._usual, self._warm_bytes.get(key, UNKNOWN_WARM))
-        sandbox = DockerSandbox(self, "sb_" + secrets.token_hex(16), spec, given)
-        self._live[sandbox.id] = sandbox
+        sandbox = self._sandbox("sb_" + secrets.token_hex(16), spec, given)
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 room = self._room(sandbox, await self._guest(image))
@@ -379,6 +202,18 @@ class DockerBackend:
                 self._guests[image.name] = place
             return self._guests[image.name]
 
+    def _sandbox(self, sandbox_id: str, spec: SandboxSpec, given: Share) -> DockerSandbox:
+        sandbox = self._live[sandbox_id] = DockerSandbox(
+            sandbox_id,
+            spec,
+            given,
+            directory=self._directory(sandbox_id),
+            engine=self.engine,
+            guest_uid=self.guest_uid,
+            on_closed=self._forget,
+        )
+        return sandbox
+
     def _room(self, sandbox: DockerSandbox, guest: Path) -> Room:
         return Room(
             sandbox_id=sandbox.id,
@@ -406,7 +241,7 @@ class DockerBackend:
             path.write_text(text)
             path.chmod(0o644)
 
-    def forget(self, sandbox: DockerSandbox) -> None:
+    def _forget(self, sandbox: DockerSandbox) -> None:
         """It was closed."""
         self._live.pop(sandbox.id, None)
 
@@ -424,20 +259,19 @@ class DockerBackend:
     async def _adopt(self, sandbox_id: str) -> DockerSandbox | None:
         try:
             # Written by us; a guest that was broken into could change it, so it decides nothing of weight.
-            config = json.loads((self.directory(sandbox_id) / CONFIG).read_text())
+            config = json.loads((self._directory(sandbox_id) / CONFIG).read_text())
             spec = SandboxSpec(**config["spec"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        sandbox = DockerSandbox(self, sandbox_id, spec, Share(memory=0, pids=0, quota=0))
+        sandbox = self._sandbox(sandbox_id, spec, Share(memory=0, pids=0, quota=0))
         sandbox.durable = True
-        self._live[sandbox.id] = sandbox
         try:
             async with asyncio.timeout(ADOPT_TIMEOUT):
                 await sandbox.begin(adopted=True)
         except (CodecellError, OSError, TimeoutError) as error:
             log.warning("sandbox not adopted", extra={"sandbox": sandbox_id, "why": str(error)})
             await sandbox.let_go()
-            self.forget(sandbox)
+            self._forget(sandbox)
             return None
         return sandbox
 
@@ -468,85 +302,15 @@ class DockerBackend:
         return describe(self._about, self._runtime)
 
 
-def describe(about: About, runtime: str | None) -> Mapping[str, Mapping[str, str]]:
-    """The answer of `DockerBackend.isolation`, as a function of the engine."""
-
-    def aspect(by: str, enforced: str = "exact", detail: str | None = None) -> dict[str, str]:
-        return {"by": by, "enforced": enforced} | ({"detail": detail} if detail else {})
-
-    used = runtime or about.default_runtime
-    modules = [name for name in about.security if name in {"apparmor", "selinux"}]
-    remapped = {"userns", "rootless"} & {*about.security}
-    return {
-        "container": aspect(
-            f"runtime {used}", detail=f"engine {about.version}, control groups version {about.cgroup_version}"
-        ),
-        "filesystem": aspect("read-only root of the image; tmpfs for the workspace, /tmp and /dev/shm"),
-        "processes_seen": aspect("pid namespace"),
-        "network": aspect("network namespace without a device but loopback"),
-        "ipc": aspect("ipc and uts namespaces"),
-        "users": aspect(
-            "uid 1000" + (", in a user namespace of the engine's" if remapped else ""),
-            detail=None if remapped else "the same host uid in every container",
-        ),
-        "system_calls": aspect(
-            "seccomp allow-list, no_new_privs, no capabilities" + "".join(f", {name}" for name in modules)
-        ),
-        "memory": aspect("cgroup, swap included"),
-        "processes": aspect("cgroup", detail="threads included; a few more for the guest"),
-        "cpus": aspect("cgroup quota"),
-        "cpu_time": aspect("RLIMIT_CPU a process, sum read every 100 ms", "sampled"),
-        "wall_time": aspect("the guest's clock, then SIGKILL to the whole tree"),
-        "disk": aspect("tmpfs size and inodes"),
-        "output": aspect("counted in the guest"),
-        "open_files": aspect("RLIMIT_NOFILE"),
-    }
-
-
-def _lease(lease: Lease) -> dict[str, Any]:
-    return asdict(lease)
-
-
-def _round_up(number: int) -> int:
-    return -(-number // STEP) * STEP
-
-
 def _no_image(name: str) -> ImageNotFound:
     return ImageNotFound(
         f"the engine has no image {name!r}; build it: codecell-executor images build {name} --backend docker"
     )
 
 
-def _write_cpus(directory: Path, count: int) -> None:
-    """In place: the file itself is mounted."""
-    with open(directory / "cpus", "r+") as file:
-        file.truncate(0)
-        file.write("0\n" if count <= 1 else f"0-{count - 1}\n")
-
-
 def _copy_public(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
     target.chmod(0o644)
-
-
-def _open_socket(path: Path) -> int:
-    """A descriptor of a socket, and of nothing that a link leads to. Raises SandboxFailed."""
-    try:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise SandboxFailed(f"the guest's socket is not there: {error.strerror}") from error
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise SandboxFailed("what lies in the place of the guest's socket is no socket")
-    return fd
-
-
-def _peer(writer: asyncio.StreamWriter) -> tuple[int, int]:
-    """Pid (0: not of our pid namespace) and uid of the process behind a connection (SO_PEERCRED, unix(7))."""
-    sock = writer.get_extra_info("socket")
-    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", packed)
-    return pid, uid
 
 
 def _guest_source() -> Path:

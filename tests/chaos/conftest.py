@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +121,14 @@ def _leave(house: House) -> None:
     """Close its sessions, stop it, and see that nothing is left."""
     if house.service.process.poll() is not None:
         return
+    try:
+        _leave_in_order(house)
+    finally:
+        if house.service.process.poll() is None:
+            house.stop(signal.SIGKILL)
+
+
+def _leave_in_order(house: House) -> None:
     for item in house.http.get("/v1/sessions", params={"limit": 1000}).json()["items"]:
         house.http.delete(f"/v1/sessions/{item['id']}")
     house.in_order()

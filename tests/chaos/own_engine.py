@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -37,6 +39,9 @@ class OwnEngine:
         self.clear()
         self.stop()
         self._log.close()
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for point in reversed([each for each in mounts if each.startswith(f"{self._home}/")]):
+            subprocess.run(["umount", "--lazy", point], check=True)
         shutil.rmtree(self._home)
 
     def start(self) -> None:
@@ -59,11 +64,12 @@ class OwnEngine:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        try:
-            with engine.client(self.address):
-                return True
-        except engine.NoEngine:
-            return False
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+            sock.settimeout(5)
+            sock.connect(f"{self._home}/docker.sock")
+            sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in sock.recv(100)
+        return False
 
     def _tail(self) -> str:
         return (self._home / "log").read_text(errors="replace")[-2000:]
@@ -74,6 +80,16 @@ class OwnEngine:
         self._process.send_signal(number)
         self._process.wait(UP_WITHIN)
         self._process = None
+        self._forget_containerd()
+
+    def _forget_containerd(self) -> None:
+        """Its own containerd dies with it; where nobody reaps that, the next would wait for a dead one."""
+        named = self._home / "exec/containerd/containerd.pid"
+        deadline = time.monotonic() + UP_WITHIN
+        while named.exists() and _lives(int(named.read_text())):
+            assert time.monotonic() < deadline, "its containerd goes on"
+            time.sleep(0.05)
+        named.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove every container, which here all are the tests'."""
@@ -87,6 +103,14 @@ class OwnEngine:
         with engine.client() as source, engine.client(self.address) as target:
             target.load_image(source.get_image(reference))  # in parts, as it comes
             assert target.inspect_image(reference)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
 
 
 def usable() -> bool:

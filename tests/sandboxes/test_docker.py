@@ -14,7 +14,8 @@ from conformance.programs import run, shell
 
 from executor_service.errors import BackendUnavailable, ImageNotFound, SandboxFailed
 from executor_service.sandboxes.base import Lease, SandboxSpec
-from executor_service.sandboxes.docker import DockerBackend, _open_socket
+from executor_service.sandboxes.docker import DockerBackend
+from executor_service.sandboxes.docker_sandbox import _open_socket
 from executor_service.sandboxes.kernel import Kernel
 
 pytestmark = [pytest.mark.docker]
@@ -143,7 +144,7 @@ async def test_an_image_that_the_engine_lost_is_named_with_its_command(docker_im
     """As one that was never built."""
 
     class Lost:
-        name, reference, preload = "python", "codecell/python:no-such-key", ()
+        name, reference, preload, fingerprint = "python", "codecell/python:no-such-key", (), "lost"
 
     async with entered(Lost(), tmp_path, "lost") as backend:
         with pytest.raises(ImageNotFound, match="images build python --backend docker"):
@@ -184,10 +185,9 @@ async def test_a_socket_of_another_user_is_not_talked_to(docker_image, tmp_path)
     """Whoever listens there is not the guest."""
     async with entered(docker_image, tmp_path, "peer") as backend:
         sandbox = await backend.create(SPEC)
-        backend.guest_uid = 4711
+        sandbox.guest_uid = 4711
         with pytest.raises(SandboxFailed, match="not the guest"):
             await sandbox.connect()
-        backend.guest_uid = 0
 
 
 async def test_user_code_cannot_reach_the_directory_of_the_socket(docker_image, tmp_path):
@@ -210,8 +210,9 @@ async def test_a_container_knows_its_own_names(docker_image, tmp_path):
     async with entered(docker_image, tmp_path, "hosts") as backend:
         sandbox = await backend.create(SPEC)
         await sandbox.configure(LEASE)
-        ran = await shell(sandbox, "getent ahostsv4 localhost sandbox | cut -d' ' -f1 | sort -u; hostname")
-        assert ran.stdout == "127.0.0.1\nsandbox\n"
+        program = "import socket; print(*map(socket.gethostbyname, ('localhost', socket.gethostname())))"
+        ran = await run(sandbox, "python3", "-c", program)
+        assert ran.stdout == "127.0.0.1 127.0.0.1\n", ran
 
 
 async def test_processes_of_a_neighbour_do_not_count(docker_image, tmp_path):
