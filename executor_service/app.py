@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ async def _service(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(backend)
         store, stored = await _stored(settings, backend, stack)
-        adopted = await backend.adopt([row.sandbox for row in stored.sessions])
+        now = time.time()
+        adopted = await backend.adopt([row.sandbox for row in stored.sessions if row.expires_at > now])
         removed = await backend.sweep()
         if removed:
             log.info("swept what a predecessor left", extra={"removed": removed})

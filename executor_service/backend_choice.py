@@ -22,6 +22,7 @@ from executor_service.images import ImageDefinition
 
 if TYPE_CHECKING:
     from docker import APIClient
+    from docker.errors import APIError
 
 ANSWER_SECONDS = 20
 """How long an engine has for one answer before the service goes on without it."""
@@ -96,10 +97,10 @@ def engine(docker_host: str | None) -> Iterator[APIClient]:
     """A client of the engine, for as long as the block takes.
 
     Raises:
-        BackendUnavailable: it does not answer, or stops answering within the block.
+        BackendUnavailable: it does not answer, stops answering within the block, or refuses a call there.
     """
     import requests
-    from docker.errors import DockerException
+    from docker.errors import APIError, DockerException
 
     from executor_service.docker_steps import connect
 
@@ -107,6 +108,9 @@ def engine(docker_host: str | None) -> Iterator[APIClient]:
         client = connect(docker_host, seconds=ANSWER_SECONDS)
         with contextlib.closing(client):
             yield client
+    except APIError as error:
+        where = address(docker_host)
+        raise BackendUnavailable(f"the container engine at {where} refuses: {said(error)}") from error
     except (DockerException, requests.RequestException, OSError) as error:
         where = address(docker_host)
         raise BackendUnavailable(f"no container engine answers at {where}: {plain(error)}") from error
@@ -147,6 +151,11 @@ def check_shared(client: APIClient, reference: str, directory: Path) -> None:
 def address(docker_host: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """Where the engine is looked for."""
     return docker_host or environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def said(error: APIError) -> str:
+    """An engine's own words, in one line."""
+    return " ".join(str(error.explanation or error).split())[:300]
 
 
 def plain(error: Exception) -> str:

@@ -64,12 +64,13 @@ def _engine(host: str | None, *, needed: bool) -> Iterator[APIClient | None]:
         yield client
 
 
-def _definitions(names: list[str]) -> dict[str, ImageDefinition]:
-    from executor_service.images import ImageDefinitionError, definitions
+def definitions(names: Sequence[str]) -> dict[str, ImageDefinition]:
+    """All that there are. Raises Failure, and SettingsError where one of `names` is not among them."""
+    from executor_service import images
 
     try:
-        known = definitions()
-    except ImageDefinitionError as error:
+        known = images.definitions()
+    except images.ImageDefinitionError as error:
         raise Failure(str(error)) from None
     for name in names:
         if name not in known:
@@ -93,7 +94,7 @@ def _build(found: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     from executor_service.image_build import ImageBuildError
     from executor_service.images import ImageDefinitionError
 
-    known = _definitions(found.names)
+    known = definitions(found.names)
     try:
         with _engine(found.docker_host, needed=found.backend == "docker") as client:
             if client is None or found.backend == "local":
@@ -136,7 +137,7 @@ def _build_docker(client: APIClient, found: argparse.Namespace, known: Mapping[s
 def _bootstrapped(client: APIClient) -> str:
     from executor_service.docker_bootstrap import bootstrap
 
-    definition = _definitions(["base"])["base"]
+    definition = definitions(["base"])["base"]
     return bootstrap(client, definition.directory / "root/etc/dpkg/dpkg.cfg.d/90codecell", _say)
 
 
@@ -158,7 +159,7 @@ def _list(found: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     from executor_service.errors import CodecellError
     from executor_service.images import find_built
 
-    known = _definitions([])
+    known = definitions([])
     with _engine(found.docker_host, needed=False) as client:
         for name, definition in known.items():
             places = []
@@ -178,7 +179,7 @@ def _list(found: argparse.Namespace, _environ: Mapping[str, str]) -> int:
 def _prune(found: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     from executor_service import docker_build, image_build
 
-    known = _definitions([])
+    known = definitions([])
     for directory in image_build.prune(known):
         print(directory)
     with _engine(found.docker_host, needed=False) as client:

@@ -49,7 +49,7 @@ def _serve(found: argparse.Namespace, environ: Mapping[str, str]) -> int:
     ring = keys.KeyRing(settings.keys, settings.key_files)
     if not found.generate_key:
         options.check_address(settings.host, ring)
-    known = _definitions(settings.images)
+    known = cli_images.definitions(settings.images)
     with contextlib.ExitStack() as stack:
         home = state_dir.prepare(settings.state_dir)
         stack.enter_context(state_dir.locked(home))
@@ -81,19 +81,6 @@ def _first_key(settings: Settings, home: Path) -> keys.KeyRing:
     made = keys.add(home / options.KEYS_FILE, FIRST_KEY)
     print(f"There was no key, so one was made. It is shown this once:\n\n    {made}\n", flush=True)
     return keys.KeyRing(settings.keys, settings.key_files)
-
-
-def _definitions(names: Sequence[str]) -> dict[str, ImageDefinition]:
-    from executor_service.images import ImageDefinitionError, definitions
-
-    try:
-        known = definitions()
-    except ImageDefinitionError as error:
-        raise Failure(str(error)) from None
-    for name in names:
-        if name not in known:
-            raise SettingsError(f"there is no image {name!r}; there are {', '.join(known) or 'none'}")
-    return known
 
 
 def _decide(

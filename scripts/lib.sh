@@ -37,7 +37,19 @@ build_image() {
 
 # Whether a container engine answers: the one of DOCKER_HOST, else the usual socket's.
 engine_answers() {
-    "$VENV/bin/python" -c 'from executor_service.docker_build import connect; connect(None, seconds=20)' 2>/dev/null
+    "$VENV/bin/python" - <<'EOF'
+import sys
+
+import requests
+from docker.errors import DockerException
+
+from executor_service.docker_steps import connect
+
+try:
+    connect(None, seconds=20).close()
+except (DockerException, requests.RequestException, OSError):
+    sys.exit(1)
+EOF
 }
 
 # build_docker_images NAME...: as build_image, in the engine. CODECELL_BOOTSTRAP=1 needs no image registry.

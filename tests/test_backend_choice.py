@@ -15,7 +15,7 @@ import pytest
 from conftest import RealService
 
 from executor_service import images
-from executor_service.backend_choice import Choice, Found, choose, look
+from executor_service.backend_choice import Choice, Found, choose, engine, look
 from executor_service.docker_images import DockerImage
 from executor_service.errors import BackendUnavailable, ImageNotFound
 
@@ -127,6 +127,13 @@ def test_an_engine_without_the_image(docker_image: DockerImage, tmp_path: Path) 
     assert isinstance(found.problem, ImageNotFound)
     assert "docker pull codecell/none:1" in found.problem.detail
     assert found.checks
+
+
+@pytest.mark.docker
+def test_an_engine_that_refuses_is_there(docker_image: DockerImage) -> None:
+    """A call that it refuses is told in its words, not as an engine that does not answer."""
+    with pytest.raises(BackendUnavailable, match="refuses: No such container: nosuch"), engine(None) as found:
+        found.inspect_container("nosuch")
 
 
 @pytest.mark.docker

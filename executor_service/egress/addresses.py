@@ -57,11 +57,17 @@ def plain(address: Address) -> Address:
     return address if mapped is None else mapped
 
 
-def why_not_public(address: Address) -> str | None:
-    """Why an address is not the public internet's; None if it is."""
+def carried(address: Address) -> Address:
+    """The IPv4 address that a NAT64 one leads to; any other as `plain` has it."""
     address = plain(address)
     if isinstance(address, ipaddress.IPv6Address) and address in _NAT64:
-        return why_not_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def why_not_public(address: Address) -> str | None:
+    """Why an address is not the public internet's; None if it is."""
+    address = carried(address)
     for network, why in _SPECIAL:
         if address.version == network.version and address in network:
             return why

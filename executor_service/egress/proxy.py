@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from executor_service.egress.addresses import plain
+from executor_service.egress.addresses import carried, plain
 from executor_service.egress.head import MAX_HEAD, BadHead, Request, parse_head
 from executor_service.egress.names import Address, written
 from executor_service.egress.own import is_own
@@ -167,7 +167,7 @@ class Proxy:
         """Those that may be connected to. Raises Refused: none."""
         good, bad = [], []
         for address in map(plain, addresses):
-            own = self._own(address)
+            own = self._own(address) or self._own(carried(address))
             why = grant.why_not_address(address, own=own)
             if own and port == self._closed_port:
                 why = "this service's own port"

@@ -1,10 +1,10 @@
 """Process 1 of a container: the same guest as in a local sandbox, with nobody beside it.
 
 Started by the engine as ``python3 -I -S container.py`` with uid 0 and no capability but SETUID, SETGID and
-KILL. What it needs to know lies in `HOME`, a directory of the service's that only it and this process can
-reach: the configuration in, the listening socket out, and what went wrong where it could not start. It starts
-the warm interpreter by exec, which then itself becomes the program or the kernel: a zygote in each container
-would only cost its memory.
+KILL. Its configuration is mounted read-only. `HOME` is a directory that it shares with the service alone:
+there it puts the listening socket, and what went wrong where it could not start. It starts the warm
+interpreter by exec, which then itself becomes the program or the kernel: a zygote in each container would
+only cost its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -27,14 +28,24 @@ if __name__ == "__main__":
 
 from executor_service.guest import channel, linux
 from executor_service.guest.privileges import Identity, become_file_helper, become_user
-from executor_service.guest.protocol import MAX_REQUEST, pack_json, recv_json, send_json
+from executor_service.guest.protocol import (
+    HEADER,
+    MAX_REQUEST,
+    pack_json,
+    parse_header,
+    parse_json,
+    recv_json,
+    send_json,
+)
 from executor_service.guest.state import Armed
 from executor_service.guest.zygote import BOOT, CONTROL, PYTHON
 
 HOME = "/run/codecell/guest"
-CONFIG, SOCKET, FAILED = "config.json", "guest.sock", "failed"
+CONFIG = "/run/codecell/config.json"
+SOCKET, FAILED = "guest.sock", "failed"
 STARTED_BY = "executor_service.guest.container:become_armed"
 FONTS, FONTS_HERE = "/opt/codecell/env/share/codecell/matplotlib", "/tmp/.matplotlib"
+HELPER_TIMEOUT = 1.0  # seconds
 IMPORT_TIMEOUT = 60.0  # seconds that an interpreter has to be warm, on a busy machine too
 _GROUPS = "/sys/fs/cgroup"
 
@@ -70,8 +81,14 @@ class Container:
         self._status[pid] = status_write
         self._leave_failed()
         ours.settimeout(IMPORT_TIMEOUT)
-        send_json(ours, {key: self._config[key] for key in ("warm", "preload")})
-        before = self._before[pid] = float(recv_json(ours)["cpu_time"])
+        try:
+            send_json(ours, {key: self._config[key] for key in ("warm", "preload")})
+            before = self._before[pid] = _hear_armed(ours)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            ours.close()
+            os.close(status)
+            raise
         ours.settimeout(None)
         return Armed(
             control=ours, status=status, pid=pid, pidfd=os.pidfd_open(pid), child=True, cpu_time=before
@@ -115,7 +132,7 @@ class Container:
         """By a helper under the user's uid: prlimit(2) of another uid's process wants CAP_SYS_RESOURCE."""
         helper = os.fork()
         if helper:
-            os.waitpid(helper, 0)
+            _wait_or_kill(helper, HELPER_TIMEOUT)
             return
         try:
             become_file_helper(self._identity)
@@ -199,6 +216,36 @@ def _field(name: str, key: str) -> int:
     return 0
 
 
+def _hear_armed(control: socket.socket) -> float:
+    """The CPU seconds that an interpreter used until it was ready; user code may be what speaks there.
+
+    Raises:
+        TimeoutError, EOFError, ValueError: it did not say so, in time and in short.
+    """
+    deadline = time.monotonic() + IMPORT_TIMEOUT
+    said = bytearray()
+    while (
+        len(said) < HEADER.size or len(said) < HEADER.size + parse_header(bytes(said[: HEADER.size]), 256)[1]
+    ):
+        control.settimeout(max(0.001, deadline - time.monotonic()))
+        part = control.recv(512 - len(said))
+        if not part:
+            raise EOFError("the interpreter ended")
+        said += part
+    return float(parse_json(bytes(said[HEADER.size :]))["cpu_time"])
+
+
+def _wait_or_kill(pid: int, seconds: float) -> None:
+    """Wait for a child, which user code may have stopped: it has the same uid."""
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(seconds * 1000):
+        os.kill(pid, signal.SIGKILL)
+    os.close(pidfd)
+    os.waitpid(pid, 0)
+
+
 def become_armed() -> None:
     """In the warm interpreter, called by `boot/sitecustomize.py`; returns as the program, see `armed`."""
     from executor_service.guest import forking
@@ -262,7 +309,7 @@ def _serve(failed_fd: int) -> None:
     from executor_service.guest.main import Guest
 
     _check_home()
-    with open(f"{HOME}/{CONFIG}", "rb") as file:
+    with open(CONFIG, "rb") as file:
         config = json.loads(file.read(MAX_REQUEST))
     identity = Identity.of({**config, "many_uids": True})
     if os.getsid(0) != os.getpid():

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import termios
@@ -19,6 +20,7 @@ from executor_service.guest.privileges import Identity, become_user
 from executor_service.guest.protocol import pack_json
 
 WORKSPACE = "/workspace"
+EXEC_TIMEOUT = 10.0  # seconds between a program's fork and its exec
 
 
 def send_with_fds(control: socket.socket, message: dict[str, Any], fds: Sequence[int]) -> None:
@@ -43,6 +45,8 @@ def start_process(
     if pid == 0:
         _child(request, fds, identity, processes, failed_write)
     os.close(failed_write)
+    if not select.select([failed_read], [], [], EXEC_TIMEOUT)[0]:  # user code stopped it before its exec
+        os.kill(pid, signal.SIGKILL)
     with open(failed_read, "rb") as pipe:
         failure = pipe.read(4096)
     if failure:

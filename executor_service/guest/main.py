@@ -35,6 +35,8 @@ from executor_service.guest.state import Armed, Lease
 PYTHON = "python"  # the name of the warm interpreter's kernel; others are started by exec
 REQUEST_TIMEOUT = 5.0
 WATCH_TIMEOUT = 60.0  # seconds that a service has to begin to watch a guest that is not durable
+KERNEL_KILL_TIME = 5.0
+ALARM_LATER = 1.0  # seconds after the deadline; the loop is first, if it is free
 SAMPLE_INTERVAL = 0.1
 LEFT_BUSY = 3  # a relay's exit status: the service went while code ran for it
 IDLE_INTERVAL = 0.5  # between samples when nothing used the CPU since the last one
@@ -134,7 +136,7 @@ class Guest:
             self._poll.unregister(self._watch)
             self._watch.close()
         elif not self._durable:
-            self._deadline = math.inf
+            self._live_until(math.inf)
         self._watch = connection.dup()
         self._poll.register(self._watch, select.POLLIN)
         send_json(connection, {"type": "ready", "v": VERSION, **self._place.ready()})
@@ -150,7 +152,14 @@ class Guest:
 
     def require_watch(self) -> None:
         """End unless a service comes and watches, soon; for a guest that nobody else ends."""
-        self._deadline = time.monotonic() + WATCH_TIMEOUT
+        self._live_until(time.monotonic() + WATCH_TIMEOUT)
+
+    def _live_until(self, instant: float) -> None:
+        """End then, by a signal too: user code may have found a way to keep process 1 waiting."""
+        self._deadline = instant
+        left = 0.0 if instant == math.inf else max(0.001, instant - time.monotonic()) + ALARM_LATER
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, left)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -191,7 +200,7 @@ class Guest:
             self._configure(request)
             send_json(connection, {"type": "ok"})
         elif op == "renew":
-            self._deadline = time.monotonic() + float(request["expires_in"])
+            self._live_until(time.monotonic() + float(request["expires_in"]))
             send_json(connection, {"type": "ok"})
         elif op == "stats":
             send_json(connection, {"type": "stats", **self._stats()})
@@ -257,7 +266,8 @@ class Guest:
         if name != PYTHON:
             self._kernels.end(name)
             return
-        if not procs.kill_all(lambda: procs.loose_processes(self._handlers)):
+        # In a container a kernel's fork bomb has the same share of the CPU as we have.
+        if not procs.kill_all(lambda: procs.loose_processes(self._handlers), KERNEL_KILL_TIME):
             os._exit(1)  # a tree that cannot be killed: give the whole sandbox up
         self._reap()  # a container counts what has ended until then, after a fork bomb all it may have
         if self._armed:
@@ -303,7 +313,7 @@ class Guest:
         self._limit_armed()
         self._durable = bool(request.get("durable"))
         if request.get("expires_in") is not None:
-            self._deadline = time.monotonic() + float(request["expires_in"])
+            self._live_until(time.monotonic() + float(request["expires_in"]))
 
     def _limit_armed(self) -> None:
         if self._armed and self._lease.processes is not None:

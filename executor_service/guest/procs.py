@@ -82,9 +82,9 @@ def loose_processes(handlers: Collection[int]) -> list[Process]:
     return [p for p in user_processes(processes) if p.pid not in inside]
 
 
-def kill_all(find: Callable[[], list[Process]]) -> bool:
-    """SIGKILL what `find` gives until it gives nothing; False if that did not happen in 2 s."""
-    deadline = time.monotonic() + KILL_DEADLINE
+def kill_all(find: Callable[[], list[Process]], seconds: float = KILL_DEADLINE) -> bool:
+    """SIGKILL what `find` gives until it gives nothing; False if that did not happen in time."""
+    deadline = time.monotonic() + seconds
     pause = 0.0005
     while victims := find():
         for victim in victims:

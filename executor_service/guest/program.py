@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import socket
@@ -91,6 +92,7 @@ class Handler:
         self._left = {Kind.STDOUT: int(limits["output_bytes"]), Kind.STDERR: int(limits["output_bytes"])}
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         self._started = time.monotonic()
+        self._reaped_before = _reaped_cpu()
         try:
             self._start(request)
         except OSError as error:
@@ -352,6 +354,7 @@ class Handler:
     def _check_cpu(self) -> None:
         used = sum(process.cpu_time for process in self._tree())
         used -= self._armed.cpu_time if self._armed else 0.0
+        used += _reaped_cpu() - self._reaped_before  # orphans that ended, which no living process counts
         if self._cpu_time and used > self._cpu_time:
             self._stop("cpu_time", f"CPU time of {self._cpu_time:g} s exceeded")
 
@@ -486,3 +489,9 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"
+
+
+def _reaped_cpu() -> float:
+    """CPU seconds of all children that this process has waited for, theirs included."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

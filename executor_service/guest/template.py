@@ -19,6 +19,7 @@ BASE = "/opt/codecell/base"
 LIB = "/opt/codecell/lib"
 CA_BUNDLE = "/run/codecell-ca/ca.crt"  # there where a sandbox has a way out and the operator gave a bundle
 USER, RELAY = 1000, 1001
+TERMINALS = 64  # the host has 4096 for all
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib32": "usr/lib32", "lib64": "usr/lib64"}
@@ -132,7 +133,7 @@ def rooms(disk_bytes: int, owner: int, *, ca_bundle: bool = False) -> int:
         "/dev/pts",
         "devpts",
         linux.MS_NOSUID | linux.MS_NOEXEC,
-        f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner}",
+        f"newinstance,ptmxmode=666,mode=600,uid={owner},gid={owner},max={TERMINALS}",
     )
     return _run(flags | linux.MS_NOEXEC, owner, ca_bundle=ca_bundle and os.path.exists(CA_BUNDLE))
 

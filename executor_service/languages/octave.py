@@ -13,7 +13,12 @@ OCTAVE = Language(
     smoke='printf("codecell %d\\n", sum([40 2]))\n',
     version_argv=("octave-cli", "--version"),
     kernel=KernelSpec(
-        argv=("python", "-m", "octave_kernel", "-f", "{connection_file}"),
+        argv=(
+            "python",
+            "/opt/codecell/lib/executor_service/guest/octave_kernel.py",
+            "-f",
+            "{connection_file}",
+        ),
         env={"OCTAVE_EXECUTABLE": "/usr/bin/octave-cli"},
         smoke=("x = 40;", 'printf("codecell %d\\n", x + 2)'),
     ),

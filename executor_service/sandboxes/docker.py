@@ -8,10 +8,11 @@ mount is the one thing of the host's that the guest can write, and user code can
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -24,23 +25,39 @@ from docker.errors import ImageNotFound as NoSuchImage
 from docker.errors import NotFound
 
 from executor_service import guest as guest_package
-from executor_service.errors import BackendUnavailable, CodecellError, ImageNotFound, SandboxFailed
-from executor_service.guest.container import CONFIG
+from executor_service.errors import (
+    BackendUnavailable,
+    CodecellError,
+    DiskFull,
+    ImageNotFound,
+    SandboxFailed,
+)
 from executor_service.images import BASE_ENV, THREAD_COUNTS
 from executor_service.sandboxes import seccomp
 from executor_service.sandboxes.base import Lease, SandboxSpec
 from executor_service.sandboxes.docker_engine import About, Engine
-from executor_service.sandboxes.docker_guest import install_guest, remove_other_guests
+from executor_service.sandboxes.docker_guest import copy_guest, place_of, remove_other_guests
 from executor_service.sandboxes.docker_isolation import describe
-from executor_service.sandboxes.docker_options import Room, Share, compile_options, container_options, share
+from executor_service.sandboxes.docker_options import (
+    CONFIG_FILE,
+    CPUS_FILE,
+    MEET,
+    Room,
+    Share,
+    compile_options,
+    container_options,
+    share,
+)
 from executor_service.sandboxes.docker_sandbox import UNKNOWN_WARM, DockerSandbox
+from executor_service.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT = 90.0
 PING_TIMEOUT = 5.0
-ADOPT_TIMEOUT = 30.0
-ADOPT_AT_ONCE = 8
+ADOPT_TIMEOUT = 10.0
+ADOPT_AT_ONCE = 16
+TIDY_INTERVAL = 2.0
 INSTANCE_LABEL = "codecell.instance"
 
 
@@ -87,6 +104,8 @@ class DockerBackend:
         self._usual = usual or Lease(memory_bytes=512 << 20, processes=128, cpus=1.0)
         self._ca_bundle = ca_bundle
         self._live: dict[str, DockerSandbox] = {}
+        self._left: set[str] = set()
+        self._tasks = Tasks()
         self._warm_bytes: dict[tuple[str, str], int] = {}
         self._guests: dict[str, Path] = {}  # the guest's code for each image, compiled by its interpreter
         self._preparing = asyncio.Lock()
@@ -115,23 +134,19 @@ class DockerBackend:
             self.engine.close()
             raise
         self._seccomp = seccomp.program().hex()
+        self._tasks.start(self._tidy(), name="tidy containers")
         return self
 
     def _meet(self, about: About) -> None:
         """Which uid the guest has here, and the group that lets service and guest share a directory.
 
         Raises:
-            BackendUnavailable: an engine with user namespaces, and this service may not give files away.
+            BackendUnavailable: an engine that maps users.
         """
         if "rootless" in about.security:
             self.guest_uid = os.geteuid()
         elif "userns" in about.security:
-            found = re.search(r"/(\d+)\.\d+$", about.root_dir)
-            if found is None or os.geteuid() != 0:
-                raise BackendUnavailable(
-                    "the engine maps users (userns-remap): that needs a service that is root on its host"
-                )
-            self.guest_uid = int(found[1])
+            raise BackendUnavailable("the engine maps users (userns-remap), so no guest can write for us")
         else:
             self._inside_group = os.getegid()
 
@@ -144,6 +159,8 @@ class DockerBackend:
         live = list(self._live.values())
         await asyncio.gather(*(each.let_go() if each.durable else each.close() for each in live))
         self._live.clear()
+        await self._tasks.cancel()
+        await self._remove_left()
         self.engine.close()
 
     def _directory(self, sandbox_id: str) -> Path:
@@ -182,6 +199,8 @@ class DockerBackend:
             raise SandboxFailed(f"the sandbox was not ready within {READY_TIMEOUT:g} s") from None
         except OSError as error:
             await sandbox.close()
+            if error.errno == errno.ENOSPC:
+                raise DiskFull("the service's state directory has no space left") from error
             raise SandboxFailed(f"the sandbox could not be made: {error}") from error
         except BaseException:
             await sandbox.close()
@@ -193,14 +212,23 @@ class DockerBackend:
         """The guest's code for an image; the first time it is compiled, which halves what a start costs."""
         async with self._preparing:
             if image.name not in self._guests:
-                place, fresh = await asyncio.to_thread(
-                    install_guest, self._runtime_dir, _guest_source(), image.fingerprint
-                )
-                options = compile_options(image.reference, place, os.geteuid(), os.getegid())
-                if fresh and (status := await self.engine.run(options)) != 0:
-                    log.warning("guest not compiled", extra={"image": image.name, "status": status})
+                place = await asyncio.to_thread(self._place_of, image)
+                if not place.is_dir():
+                    await self._compile(image, place)
                 self._guests[image.name] = place
             return self._guests[image.name]
+
+    def _place_of(self, image: Image) -> Path:
+        return place_of(self._runtime_dir, _guest_source(), image.fingerprint)
+
+    async def _compile(self, image: Image, place: Path) -> None:
+        made = await asyncio.to_thread(copy_guest, place, _guest_source())
+        options = compile_options(
+            image.reference, made, self._instance, user=os.geteuid(), group=os.getegid()
+        )
+        if (status := await self.engine.run(options)) != 0:
+            log.warning("guest not compiled", extra={"image": image.name, "status": status})
+        await asyncio.to_thread(made.rename, place)
 
     def _sandbox(self, sandbox_id: str, spec: SandboxSpec, given: Share) -> DockerSandbox:
         sandbox = self._live[sandbox_id] = DockerSandbox(
@@ -222,13 +250,13 @@ class DockerBackend:
             guest=guest,
             group=self._inside_group,
             ca_bundle=self._ca_bundle,
+            auto_remove=self._about is None or self._about.removes_by_itself,
         )
 
     def _make_room(self, directory: Path, spec: SandboxSpec, image: Image) -> None:
-        directory.mkdir(mode=0o770)
-        directory.chmod(0o770)  # whatever our umask: the guest is in our group
-        if self.guest_uid not in {0, os.geteuid()}:
-            os.chown(directory, self.guest_uid, -1)
+        directory.mkdir(mode=0o700)
+        (directory / MEET).mkdir()
+        (directory / MEET).chmod(0o770)  # whatever our umask: the guest is in our group
         config = {
             "spec": asdict(spec),
             "warm": spec.warm,
@@ -236,14 +264,28 @@ class DockerBackend:
             "seccomp": self._seccomp,
             "environment": {**BASE_ENV, **dict.fromkeys(THREAD_COUNTS, "1")},
         }
-        for name, text in ((CONFIG, json.dumps(config)), ("cpus", "0\n")):
+        for name, text in ((CONFIG_FILE, json.dumps(config)), (CPUS_FILE, "0\n")):
             path = directory / name
             path.write_text(text)
             path.chmod(0o644)
 
-    def _forget(self, sandbox: DockerSandbox) -> None:
+    def _forget(self, sandbox: DockerSandbox, removed: bool = True) -> None:
         """It was closed."""
         self._live.pop(sandbox.id, None)
+        if not removed:
+            self._left.add(sandbox.container)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_INTERVAL)
+            await self._remove_left()
+
+    async def _remove_left(self) -> None:
+        """Remove, once the engine is back, what was closed while it was away."""
+        for container in list(self._left):
+            with contextlib.suppress(CodecellError):
+                await self.engine.remove(container)
+                self._left.discard(container)
 
     async def adopt(self, ids: Collection[str]) -> list[DockerSandbox]:
         """Those of `ids` whose guest still lives and speaks our version. Ids come from our own database."""
@@ -258,8 +300,7 @@ class DockerBackend:
 
     async def _adopt(self, sandbox_id: str) -> DockerSandbox | None:
         try:
-            # Written by us; a guest that was broken into could change it, so it decides nothing of weight.
-            config = json.loads((self._directory(sandbox_id) / CONFIG).read_text())
+            config = json.loads((self._directory(sandbox_id) / CONFIG_FILE).read_text())
             spec = SandboxSpec(**config["spec"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -279,13 +320,17 @@ class DockerBackend:
         """Remove containers and directories of this instance that are none of ours any more."""
         mine = await self.engine.labelled(f"{INSTANCE_LABEL}={self._instance}")
         lost = [each for each in mine if each["Labels"].get("codecell.sandbox") not in self._live]
-        await asyncio.gather(*(self.engine.remove(each["Id"]) for each in lost))
+        ends = await asyncio.gather(*(self.engine.remove(e["Id"]) for e in lost), return_exceptions=True)
+        for container, end in zip(lost, ends, strict=True):
+            if isinstance(end, BackendUnavailable):
+                raise end
+            if isinstance(end, BaseException):  # one that cannot be removed must not keep us from starting
+                log.error("container not removed", extra={"container": container["Id"], "why": str(end)})
         directories = [path for path in self._runtime_dir.glob("sb_*") if path.name not in self._live]
         for path in directories:
             await asyncio.to_thread(shutil.rmtree, path, True)
-        await asyncio.to_thread(
-            remove_other_guests, self._runtime_dir, set(self._guests.values()), bool(self._live)
-        )
+        present = {await asyncio.to_thread(self._place_of, image) for image in self._images.values()}
+        await asyncio.to_thread(remove_other_guests, self._runtime_dir, present, bool(self._live))
         return max(len(lost), len(directories))
 
     async def ping(self) -> None:

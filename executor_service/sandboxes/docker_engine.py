@@ -6,6 +6,9 @@ The package blocks, so each call runs in a thread of `Engine`'s own; nothing her
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from executor_service.errors import BackendUnavailable, CodecellError, SandboxFa
 
 TIMEOUT = 60  # seconds that the engine has for one answer
 THREADS = 16
+_NOT_NOW = frozenset({502, 503, 504})  # of a proxy before the engine, or of one that is starting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +37,18 @@ class About:
     live_restore: bool
     runtimes: tuple[str, ...]
     default_runtime: str
-    root_dir: str
     security: tuple[str, ...]
     """`seccomp`, `apparmor`, `userns`, `rootless`, ... as the engine lists them."""
+
+    @property
+    def removes_by_itself(self) -> bool:
+        """Whether it may be told to remove what has ended, and does so to nothing else.
+
+        With live-restore, engines before 24.0.8 remove such containers when they start, though they run
+        (moby issue 46308).
+        """
+        numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
+        return not self.live_restore or numbers >= (24, 0, 8)
 
 
 class Engine:
@@ -44,6 +57,7 @@ class Engine:
     def __init__(self, host: str | None = None) -> None:
         self._host = host
         self._client: docker.APIClient | None = None
+        self._connecting = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
 
     async def call(self, work: Callable[[docker.APIClient], Any]) -> Any:
@@ -65,11 +79,13 @@ class Engine:
             raise fault(error, self.address) from error
 
     def _connected(self) -> docker.APIClient:
-        if self._client is None:
-            # DOCKER_HOST and the TLS variables, where no address was given.
-            given = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
-            self._client = docker.APIClient(timeout=TIMEOUT, max_pool_size=THREADS, **given)
-        return self._client
+        with self._connecting:
+            if self._client is None:
+                # DOCKER_HOST and the TLS variables, where no address was given.
+                _reach(self.address)
+                given = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
+                self._client = docker.APIClient(timeout=TIMEOUT, max_pool_size=THREADS, **given)
+            return self._client
 
     @property
     def address(self) -> str:
@@ -92,7 +108,6 @@ class Engine:
             live_restore=bool(info.get("LiveRestoreEnabled")),
             runtimes=tuple(sorted(info.get("Runtimes") or ())),
             default_runtime=str(info.get("DefaultRuntime")),
-            root_dir=str(info.get("DockerRootDir")),
             security=tuple(_security(info.get("SecurityOptions") or ())),
         )
 
@@ -169,6 +184,13 @@ class Engine:
             self._client.close()
 
 
+def _reach(address: str) -> None:
+    """Raises OSError: nobody listens. (The package leaks a descriptor where it finds that out itself.)"""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(address.removeprefix("unix://"))
+
+
 def remove_now(client: docker.APIClient, container: str) -> None:
     """Kill and remove; that somebody else does it at the same time is as good."""
     try:
@@ -189,6 +211,8 @@ def fault(error: Exception, address: str) -> CodecellError:
                 f"the engine at {address} does not see this service's state directory ({said}); an engine "
                 "elsewhere needs it shared under the same path"
             )
+        if error.status_code in _NOT_NOW:
+            return BackendUnavailable(f"the container engine at {address} cannot answer now: {said}")
         return SandboxFailed(f"the container engine refused: {said}")
     return BackendUnavailable(f"no container engine answers at {address}: {str(error)[:300]}")
 

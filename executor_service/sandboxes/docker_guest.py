@@ -17,23 +17,28 @@ PREFIX = "guest-"
 HOSTS = "hosts"  # a container without network gets an empty /etc/hosts from its engine
 
 
-def install_guest(runtime_dir: Path, source: Path, image: str) -> tuple[Path, bool]:
-    """The directory to mount for an image, and whether it was made just now. Files are readable by all.
+def place_of(runtime_dir: Path, source: Path, image: str) -> Path:
+    """The directory to mount for an image; it is complete if it is there."""
+    digest = hashlib.sha256(image.encode())
+    for path in _files(source):
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return runtime_dir / f"{PREFIX}{digest.hexdigest()[:16]}"
+
+
+def _files(source: Path) -> list[Path]:
+    return sorted(source.rglob("*.py"))
+
+
+def copy_guest(target: Path, source: Path) -> Path:
+    """A copy of the guest, readable by all, that is to be renamed to `target` when it is compiled.
 
     Raises:
         OSError: it cannot be written.
     """
-    files = sorted(path for path in source.rglob("*.py"))
-    digest = hashlib.sha256(image.encode())
-    for path in files:
-        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    target = runtime_dir / f"{PREFIX}{digest.hexdigest()[:16]}"
-    if target.is_dir():
-        return target, False
-    building = runtime_dir / f".{target.name}-{os.getpid()}"
+    building = target.with_name(f".{target.name}-{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     package = building / "executor_service"
-    for path in files:
+    for path in _files(source):
         copy = package / "guest" / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
@@ -41,8 +46,7 @@ def install_guest(runtime_dir: Path, source: Path, image: str) -> tuple[Path, bo
     (building / HOSTS).write_text("127.0.0.1 localhost sandbox\n::1 localhost\n")
     for path in (building, *building.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    building.rename(target)
-    return target, True
+    return building
 
 
 def remove_other_guests(runtime_dir: Path, present: Collection[Path], adopted: bool) -> None:

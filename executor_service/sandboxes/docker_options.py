@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from executor_service.guest.container import HOME
+from executor_service.guest.container import CONFIG, HOME
 from executor_service.guest.template import USER
 from executor_service.sandboxes import seccomp
 from executor_service.sandboxes.base import Lease, SandboxSpec
@@ -22,16 +22,27 @@ PYTHON = "/opt/codecell/env/bin/python3"
 SCRIPT = f"{LIB}/executor_service/guest/container.py"
 CA_FILE = "/run/codecell-ca/ca.crt"
 CAPABILITIES = ("SETUID", "SETGID", "KILL")  # to become user code, and to end it
+MEET, CONFIG_FILE, CPUS_FILE = "meet", "config.json", "cpus"
 CPU_FILES = ("online", "possible", "present")
 GUEST_MEMORY = 16 << 20  # for process 1, its handlers and helpers, on top of the caller's limit
 GUEST_PROCESSES = 16
+COMPILE_MEMORY = 256 << 20
 OPEN_FILES = 4096  # the hard limit; operations set theirs below it
 MASKED = (
     # As engines do by default, and what /sys tells of the host's devices and kernel; its /sys/fs is needed.
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/key-users"),
     *("/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats"),
     *("/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/firmware", "/sys/hypervisor", "/sys/kernel"),
-    *("/sys/module", "/sys/power"),
+    *(
+        "/sys/module",
+        "/sys/power",
+        "/proc/fs",
+        "/sys/fs/ext4",
+        "/sys/fs/xfs",
+        "/sys/fs/btrfs",
+        "/sys/fs/f2fs",
+    ),
+    *("/sys/fs/fuse", "/sys/fs/bpf", "/sys/fs/pstore"),
     "/dev/mqueue",  # queues are reached without it
 )
 KERNEL_ROOM = "size=1m,nr_inodes=64"
@@ -45,12 +56,13 @@ class Room:
     sandbox_id: str
     instance: str
     directory: Path
-    """Shared with process 1 alone: configuration, socket, `cpus`."""
+    """The service's: `CONFIG_FILE` and `CPUS_FILE`, and in `MEET` what process 1 alone may write."""
     guest: Path
     """The guest's code; mounted read-only."""
     group: int
     """Group id of process 1, inside: the service's, which so reaches the socket; 0 where ids are mapped."""
     ca_bundle: Path | None = None
+    auto_remove: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +89,13 @@ def container_options(
     """The body of the request that creates the container.
 
     No network, no capability but three of process 1's, a read-only root, memory-backed places with limits,
-    an allow-list of system calls. Only three things of the host are mounted: the guest's code, the directory
-    of its socket, and the number of processors.
+    an allow-list of system calls. Of the host are mounted, read-only: the guest's code and configuration, a
+    hosts file, the number of processors, and CA certificates where there is a way out; and, writable, the
+    directory of the guest's socket.
     """
     host: dict[str, Any] = {
         "NetworkMode": "none",
-        "AutoRemove": True,
+        "AutoRemove": room.auto_remove,
         "CapDrop": ["ALL"],
         "CapAdd": list(CAPABILITIES),
         "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(seccomp.docker_profile())}"],
@@ -128,7 +141,7 @@ def container_options(
     }
 
 
-def compile_options(reference: str, guest: Path, user: int, group: int) -> dict[str, Any]:
+def compile_options(reference: str, guest: Path, instance: str, *, user: int, group: int) -> dict[str, Any]:
     """The body of the request for the container that compiles the guest's code with an image's interpreter.
 
     Nothing of any caller runs in it.
@@ -138,12 +151,16 @@ def compile_options(reference: str, guest: Path, user: int, group: int) -> dict[
         "Entrypoint": [PYTHON, "-I", "-S", "-m", "compileall"],
         "Cmd": ["-q", "--invalidation-mode", "unchecked-hash", LIB],
         "User": f"{user}:{group}",
+        "Labels": {"codecell.instance": instance},
         "NetworkDisabled": True,
         "HostConfig": {
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges:true"],
             "ReadonlyRootfs": True,
+            "Memory": COMPILE_MEMORY,
+            "MemorySwap": COMPILE_MEMORY,
+            "PidsLimit": GUEST_PROCESSES,
             "Mounts": [{"Type": "bind", "Source": str(guest), "Target": LIB, "ReadOnly": False}],
             "LogConfig": {"Type": "none", "Config": {}},
         },
@@ -180,9 +197,10 @@ def _mounts(spec: SandboxSpec, room: Room) -> list[dict[str, Any]]:
         # A mount, not a "bind": a source that is missing is refused, not made.
         return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": not writable}
 
-    mounts = [bind(room.directory, HOME, writable=True), bind(room.guest, LIB)]
+    mounts = [bind(room.directory / MEET, HOME, writable=True), bind(room.guest, LIB)]
+    mounts.append(bind(room.directory / CONFIG_FILE, CONFIG))
     mounts.append(bind(room.guest / HOSTS, "/etc/hosts"))
-    mounts += [bind(room.directory / "cpus", f"/sys/devices/system/cpu/{name}") for name in CPU_FILES]
+    mounts += [bind(room.directory / CPUS_FILE, f"/sys/devices/system/cpu/{name}") for name in CPU_FILES]
     if spec.network and room.ca_bundle is not None:
         mounts.append(bind(room.ca_bundle, CA_FILE))
     return mounts

@@ -30,7 +30,7 @@ from executor_service.sandboxes.base import Lease, SandboxSpec
 from executor_service.sandboxes.cgroups import Group
 from executor_service.sandboxes.connection import read_json
 from executor_service.sandboxes.docker_engine import Engine
-from executor_service.sandboxes.docker_options import Share, share, update
+from executor_service.sandboxes.docker_options import CPUS_FILE, MEET, Share, share, update
 from executor_service.sandboxes.guest import ask, ask_meters
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,17 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 0.005  # seconds between looks for a new guest's socket
 ALIVE_INTERVAL = 1.0  # seconds after which the engine is asked whether a container that is silent still runs
 CLOSE_TIMEOUT = 30.0
+MAX_WORDS = 4000  # bytes that are read of what a guest says went wrong
 STEP = 4 << 20  # what warm interpreters hold is rounded up to this
 UNKNOWN_WARM = 128 << 20  # bytes that a warm interpreter may hold, until the first of a kind has told
 PREFIX = "codecell-"
 
 
 class DockerSandbox:
-    """One container. `given` is the share that it was made with; `on_closed` is told when it is gone."""
+    """One container. `given` is the share that it was made with.
+
+    `on_closed` is told at the end, and whether the container was removed.
+    """
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class DockerSandbox:
         directory: Path,
         engine: Engine,
         guest_uid: int,
-        on_closed: Callable[[DockerSandbox], None],
+        on_closed: Callable[[DockerSandbox, bool], None],
     ) -> None:
         self.id = sandbox_id
         self.spec = spec
@@ -129,18 +133,20 @@ class DockerSandbox:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        removed = False
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._engine.remove(self.container)
+            removed = True
         except (CodecellError, TimeoutError) as error:
-            # The engine is gone, the guest may not be: it ends itself. What is left, the next sweep removes.
+            # The engine is gone, the guest may not be: it ends itself.
             log.warning("container not removed", extra={"sandbox": self.id, "why": str(error)})
             with contextlib.suppress(CodecellError):
                 await ask(self, {"op": "renew", "expires_in": 0.0}, seconds=1.0)
         self.died.set()
         await self.let_go()
         await asyncio.to_thread(shutil.rmtree, self.directory, True)
-        self._on_closed(self)
+        self._on_closed(self, removed)
 
     async def let_go(self) -> None:
         """Stop watching, and hold nothing of it any more; it goes on if it is durable."""
@@ -160,7 +166,7 @@ class DockerSandbox:
         """
         if not adopted:
             await self._wait_for_socket()
-        self._socket = _open_socket(self.directory / SOCKET)
+        self._socket = _open_socket(self.directory / MEET / SOCKET)
         reader, writer = await self.connect()
         try:
             writer.write(pack_json({"v": VERSION, "op": "watch"}))
@@ -185,7 +191,7 @@ class DockerSandbox:
         """Process 1 makes it as soon as it runs; one that could not leaves a word instead."""
         loop = asyncio.get_running_loop()
         look_again = loop.time() + ALIVE_INTERVAL
-        path = self.directory / SOCKET
+        path = self.directory / MEET / SOCKET
         while not os.path.lexists(path):  # noqa: ASYNC240 - a look at our own file system
             if failure := self._failure():
                 raise SandboxFailed(failure)
@@ -196,15 +202,14 @@ class DockerSandbox:
             await asyncio.sleep(LOOK_INTERVAL)
 
     def _failure(self) -> str | None:
-        with contextlib.suppress(OSError), open(self.directory / FAILED, "rb") as file:
-            if text := file.read(4000).decode("utf-8", "replace").strip():
-                return f"the guest did not start: {text[-2000:]}"
-        return None
+        text = _read_small(self.directory / MEET / FAILED).decode("utf-8", "replace").strip()
+        return f"the guest did not start: {text[-2000:]}" if text else None
 
     async def _watch_guest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until the guest closes the connection: then all of its container is gone."""
         try:
-            await reader.read(1)
+            with contextlib.suppress(OSError):
+                await reader.read(1)
             self.died.set()
         finally:
             writer.close()
@@ -220,9 +225,19 @@ def _round_up(number: int) -> int:
 
 def _write_cpus(directory: Path, count: int) -> None:
     """In place: the file itself is mounted."""
-    with open(directory / "cpus", "r+") as file:
+    with open(directory / CPUS_FILE, "r+") as file:
         file.truncate(0)
         file.write("0\n" if count <= 1 else f"0-{count - 1}\n")
+
+
+def _read_small(path: Path) -> bytes:
+    """What a guest wrote for us, in part; nothing where there is no such file, or it is something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with open(fd, "rb", buffering=0) as file:
+        return file.read(MAX_WORDS) or b"" if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
 def _open_socket(path: Path) -> int:

@@ -78,7 +78,7 @@ async def ask(
         writer.write(pack_json({"v": VERSION, **request}))
         async with asyncio.timeout(seconds):
             answer = await read_json(reader, MAX_REPLY)
-    except (TimeoutError, EOFError, OSError, ProtocolError) as error:
+    except (TimeoutError, EOFError, OSError, ProtocolError, RuntimeError) as error:
         raise SandboxFailed(f"the guest did not answer: {error!r}") from error
     finally:
         writer.close()
@@ -111,7 +111,7 @@ async def attach(
     except (TimeoutError, ProtocolError) as error:
         abandon(writer)
         raise SandboxFailed(f"the guest did not answer: {error!r}") from error
-    except (EOFError, OSError) as error:  # its handler ended just now
+    except (EOFError, OSError, RuntimeError) as error:  # its handler ended just now
         abandon(writer)
         raise NotKept(f"{name} has ended") from error
     except BaseException:

@@ -16,6 +16,7 @@ from executor_service.sandboxes.guest import NotKept, ProgramSpec
 from executor_service.sandboxes.stash import drop, fetch, kept
 from executor_service.sessions import checks
 from executor_service.sessions.catalog import Catalog
+from executor_service.sessions.claim import Claim
 from executor_service.sessions.execution import Cell
 from executor_service.sessions.keeper import lost_fields
 from executor_service.sessions.kernels import KEPT, kept_as
@@ -25,7 +26,7 @@ from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import GuestPort
 from executor_service.sessions.readings import Start
 from executor_service.sessions.requests import Network
-from executor_service.sessions.session import Claim, Session
+from executor_service.sessions.session import Session
 from executor_service.sessions.session_plan import ShellPlan
 from executor_service.sessions.store import OperationRow, SessionRow
 
@@ -82,7 +83,9 @@ async def take_up(session: Session, rows: Sequence[OperationRow], guest: GuestPo
             await _go_on_in_kernel(session, row, guest)
         else:
             operation = session.operation(row.kind, detached=True, past=_past(row))
-            session.begin(operation, session.process_work(operation, plan_again(row), start_again(row)))
+            session.works.begin(
+                operation, session.works.process(operation, plan_again(row), start_again(row))
+            )
     session.kernels.adopt(session.claim.kernels)
 
 
@@ -97,12 +100,12 @@ async def _go_on_in_kernel(session: Session, row: OperationRow, guest: GuestPort
             session.sandbox, kept_as(holder.name), row.id, limits.output_bytes, holder.how
         )
     except NotKept:
-        session.remember(operation, _nothing)
+        session.works.remember(operation, _nothing)
         await operation.finish(lost_fields(operation.kind, operation.elapsed))
         return
     holder.take(kernel)
     cell = Cell(code="", allow_input=True, limits=limits)
-    session.begin(operation, session.cell_work(operation, cell, kernel, start_again(row), holder))
+    session.works.begin(operation, session.works.cell(operation, cell, kernel, start_again(row), holder))
 
 
 async def _recall(session: Session, row: OperationRow, ended_at: float) -> None:
@@ -114,7 +117,7 @@ async def _recall(session: Session, row: OperationRow, ended_at: float) -> None:
         return
     operation = session.operation(row.kind, detached=True, past=_past(row))
     operation.replay(found.events, found.skipped, ended_at)
-    session.remember(operation, _nothing)
+    session.works.remember(operation, _nothing)
 
 
 async def _nothing() -> None:

@@ -1,6 +1,6 @@
 """What a durable session leaves so that a later service finds it: rows in the store, events with the guest.
 
-The order of the steps is what makes a crash between any two of them harmless; docs/sessions.md says how.
+The order of the steps is what makes a crash between any two of them harmless: docs/durable-sessions.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 
-from executor_service.errors import DiskFull, SandboxFailed
+from executor_service.errors import SandboxFailed, ServiceFault
 from executor_service.events import Completed, Json
 from executor_service.limits import OPERATION_FIELDS, Limits
 from executor_service.result import Outcome
@@ -49,14 +49,14 @@ class Keeper:
         await store(self._sandbox, ENV, json.dumps(dict(env)).encode())
 
     async def renew(self, expires_at: float) -> None:
-        """The session lives until then. Raises SandboxFailed, DiskFull."""
+        """The session lives until then. Raises SandboxFailed, and what the store raises."""
         await self._sandbox.renew(expires_at - self._clock() + MARGIN)  # first: it must not end too early
         await self._store.set_expiry(self._session_id, expires_at)
 
     async def begin(
         self, operation: Operation, *, kernel: str | None, limits: Limits, stdin: Stdin = "none"
     ) -> Start:
-        """A detached operation is about to start. Raises DiskFull."""
+        """A detached operation is about to start. Raises what the store raises."""
         start = await begin(self._sandbox)
         assert operation.kind != "run"
         row = OperationRow(
@@ -89,7 +89,7 @@ class Keeper:
             await store(self._sandbox, operation.id, data, seconds=self._policy.keep_for)
             await self._store.end_operation(operation.id, self._clock())
             await forget()
-        except (SandboxFailed, DiskFull) as error:
+        except ServiceFault as error:
             log.warning("the end of %s would not survive a restart: %s", operation.id, error.detail)
 
     async def drop(self, operation: Operation, forget: Callable[[], Awaitable[None]]) -> None:
@@ -97,7 +97,7 @@ class Keeper:
         try:
             await self._store.drop_operation(operation.id)
             await forget()
-        except (SandboxFailed, DiskFull) as error:
+        except ServiceFault as error:
             log.warning("%s is not dropped: %s", operation.id, error.detail)
 
 

@@ -14,8 +14,8 @@ from typing import Self
 
 from executor_service.errors import (
     BackendUnavailable,
-    DiskFull,
     SandboxFailed,
+    ServiceFault,
     SessionClosed,
     SessionNotFound,
 )
@@ -25,6 +25,7 @@ from executor_service.sandboxes.pool import Pool
 from executor_service.sessions import checks
 from executor_service.sessions.adoption import GONE, judge, take_up
 from executor_service.sessions.catalog import Catalog
+from executor_service.sessions.claim import Claim
 from executor_service.sessions.keeper import MARGIN, fetch_env
 from executor_service.sessions.operation import Operation
 from executor_service.sessions.paging import page
@@ -32,7 +33,7 @@ from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import EgressPort, Guest, GuestPort
 from executor_service.sessions.requests import SessionRequest
 from executor_service.sessions.run_plan import lease
-from executor_service.sessions.session import Claim, Session
+from executor_service.sessions.session import Session
 from executor_service.sessions.store import ClosedRow, OperationRow, SessionRow, Store, Stored
 from executor_service.sessions.tombstones import Tombstones
 from executor_service.tasks import Tasks
@@ -40,7 +41,6 @@ from executor_service.tasks import Tasks
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL = 0.25  # seconds
-NOTE_USE_EVERY = 20  # intervals after which it is written down when durable sessions were used
 PRUNE_EVERY = 240  # intervals after which what is written down is pruned
 ADOPT_AT_ONCE = 16
 STOP_TIME = 10.0  # seconds that stopped operations have to end when the service does
@@ -63,7 +63,6 @@ class Sessions:
     ) -> None:
         """With a `store` sessions outlive this service: see `adopt`."""
         self._store = store
-        self._written: dict[str, float] = {}  # when a session was last used, as it is stored
         self._pool = pool
         self._catalog = catalog
         self._backend_name = backend_name
@@ -285,7 +284,6 @@ class Sessions:
                 await asyncio.wait(stops, timeout=STOP_TIME)
             for task in (*late, *stops):
                 task.cancel()
-        await self._note_use()
         ends = [
             self._tasks.start(self._leave(session), name=f"leave {session.id}")
             if session.durable
@@ -347,7 +345,7 @@ class Sessions:
             return
         try:
             await self._store.close_session(ClosedRow(id=session_id, owner=owner, reason=why, at=now))
-        except DiskFull as error:  # a later service finds its sandbox gone
+        except ServiceFault as error:  # a later service finds its sandbox gone
             log.error("the end of session %s is not written down: %s", session_id, error.detail)
 
     async def _end(self, session: Session, why: str, *, died: bool) -> None:
@@ -369,27 +367,13 @@ class Sessions:
         for turn in itertools.count(1):
             await asyncio.sleep(EXPIRY_INTERVAL)
             await self.expire()
-            if turn % NOTE_USE_EVERY == 0:
-                await self._note_use()
             if turn % PRUNE_EVERY == 0:
                 await self._prune()
-
-    async def _note_use(self) -> None:
-        """Write down when sessions were last used."""
-        used = {
-            session.id: session.last_used_at
-            for session in self._open.values()
-            if session.durable and self._written.get(session.id) != session.last_used_at
-        }
-        self._written = {name: at for name, at in self._written.items() if name in self._open} | used
-        if self._store is not None and used:
-            with contextlib.suppress(DiskFull):
-                await self._store.set_used(used.items())
 
     async def _prune(self) -> None:
         if self._store is not None:
             now = self._clock()
-            with contextlib.suppress(DiskFull):
+            with contextlib.suppress(ServiceFault):
                 await self._store.prune(
                     ended_before=now - self._policy.keep_for, closed_before=now - self._policy.closed_for
                 )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from typing import Literal
 
-from executor_service.egress.policy import Grant
 from executor_service.errors import (
     BackendUnavailable,
     CommandNotFound,
@@ -20,15 +18,13 @@ from executor_service.errors import (
     SessionClosed,
 )
 from executor_service.events import Json
-from executor_service.languages import Language
 from executor_service.limits import SANDBOX_FIELDS, Limits
 from executor_service.sandboxes.base import Sandbox
 from executor_service.sandboxes.files import Files
-from executor_service.sessions.catalog import Offer
 from executor_service.sessions.checks import check_seconds
-from executor_service.sessions.command import Command
+from executor_service.sessions.claim import Claim
 from executor_service.sessions.environment import environment, way_out
-from executor_service.sessions.execution import Cell, Execution
+from executor_service.sessions.execution import Cell
 from executor_service.sessions.expiry import Lifetime, expired, instant
 from executor_service.sessions.keeper import Keeper
 from executor_service.sessions.kept import Kept
@@ -38,7 +34,7 @@ from executor_service.sessions.operation import Kind, Operation, Past
 from executor_service.sessions.policy import Policy
 from executor_service.sessions.ports import EgressPort, GuestPort, KernelPort, ProgramPort, WayOut
 from executor_service.sessions.readings import Start
-from executor_service.sessions.requests import CommandRequest, ExecutionRequest, Network, network_view
+from executor_service.sessions.requests import CommandRequest, ExecutionRequest, network_view
 from executor_service.sessions.session_plan import (
     ShellPlan,
     limits_of,
@@ -47,30 +43,11 @@ from executor_service.sessions.session_plan import (
     terminal_spec,
 )
 from executor_service.sessions.store import SessionRow, Stdin, Store
+from executor_service.sessions.works import Work, Works
 from executor_service.tasks import Tasks
 
 State = Literal["ready", "busy", "closed"]
-Work = Execution | Command
 CLOSE_TIME = 5.0  # seconds that the work of a session has to end when the session does
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What a session was made from: whose, what, and for how long."""
-
-    owner: str
-    offer: Offer
-    kernels: tuple[Language, ...] = ()
-    """Those that the image has kernels for, beside its own."""
-    backend: str
-    limits: Limits
-    env: Mapping[str, str]
-    metadata: Mapping[str, str]
-    ttl: float
-    idle_ttl: float
-    network: Network = False
-    """As it was asked for; `grant` is what that means here."""
-    grant: Grant | None = None
 
 
 class Session:
@@ -99,7 +76,6 @@ class Session:
         self._guest = guest
         self._policy = policy
         self._clock = clock
-        self._on_lost = on_lost
         self._created_at = self._last_used_at = clock()
         self._expires_at = self._created_at + claim.ttl
         if row is not None:
@@ -125,17 +101,23 @@ class Session:
             keep=self._keeper is not None,
             inherited=row is not None,
         )
-        bounds = {"seconds": policy.keep_for}
-        self._executions = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
-        self._commands = Kept(**bounds, count=policy.session_keep_count, size=policy.session_keep_bytes)
-        self._works: dict[str, Work] = {}
+        self.works = Works(
+            sandbox,
+            guest=guest,
+            policy=policy,
+            clock=clock,
+            tasks=self._tasks,
+            keeper=self._keeper,
+            on_lost=lambda: on_lost(self),
+            on_end=self._ended,
+        )
         self._claimed = False
         self._restarting: asyncio.Task[None] | None = None
         self._using = self._terminals = 0
         self._finished = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Session {self.id} {self.state} running={len(self._works)}>"
+        return f"<Session {self.id} {self.state} running={len(self.running)}>"
 
     async def start(self) -> None:
         """Open the way out, if it has one, and connect to the kernel. Raises SandboxFailed."""
@@ -157,12 +139,12 @@ class Session:
     def state(self) -> State:
         if self.closed_because is not None:
             return "closed"
-        return "busy" if self._claimed or self._restarting or self._executions.running() else "ready"
+        return "busy" if self._claimed or self._restarting or self.works.executions.running() else "ready"
 
     @property
     def running(self) -> list[Operation]:
         """Executions and commands that go on."""
-        return [*self._executions.running(), *self._commands.running()]
+        return self.works.running
 
     def view(self) -> dict[str, Json]:
         """The JSON body of docs/api.md."""
@@ -204,12 +186,7 @@ class Session:
             idle_ttl=claim.idle_ttl,
             created_at=self._created_at,
             expires_at=self._expires_at,
-            last_used_at=self._last_used_at,
         )
-
-    @property
-    def last_used_at(self) -> float:
-        return self._last_used_at
 
     def expired(self, now: float) -> str | None:
         """Why its time is over, if it is."""
@@ -240,8 +217,8 @@ class Session:
             SandboxFailed: the sandbox does not answer.
         """
         self._touch()
-        for operation in self._executions.running():
-            await self._works[operation.id].interrupt()
+        for operation in self.works.executions.running():
+            await self.works.of(operation).interrupt()
 
     async def restart(self) -> None:
         """A fresh kernel: state lost, files kept, what the kernel left running killed.
@@ -265,10 +242,9 @@ class Session:
             self._keeper.over = True
         try:
             if died:  # what runs notices by itself, and says so
-                await self._quiet(CLOSE_TIME)
-            for work in list(self._works.values()):
-                work.abort()
-            await self._quiet(CLOSE_TIME)
+                await self.works.quiet(CLOSE_TIME)
+            self.works.abort()
+            await self.works.quiet(CLOSE_TIME)
             await self.kernels.close()
             await self._tasks.cancel()
             if self._way_out is not None:
@@ -281,10 +257,10 @@ class Session:
         self.left = True
         for operation in self.running:
             if operation.seal is None:
-                self._works[operation.id].abort()
+                self.works.of(operation).abort()
             else:
                 operation.fail(BackendUnavailable("the service is stopping; this goes on, ask again later"))
-        await self._quiet(CLOSE_TIME)
+        await self.works.quiet(CLOSE_TIME)
         await self._tasks.cancel()  # before the kernel is let go, whose loss they would notice
         await self.kernels.close()
         if self._way_out is not None:
@@ -327,7 +303,7 @@ class Session:
             operation = self.operation("execution", detached=request.detach)
             start = await self._begin_keeping(operation, plan.limits, kernel=holder.name)
             cell = Cell(code=plan.code, allow_input=plan.allow_input, limits=plan.limits)
-            self.begin(operation, self.cell_work(operation, cell, kernel, start, holder))
+            self.works.begin(operation, self.works.cell(operation, cell, kernel, start, holder))
             return operation
         finally:
             self._claimed = False
@@ -376,16 +352,16 @@ class Session:
 
     def executions(self) -> list[Operation]:
         """What is remembered, newest first."""
-        return self._remembered(self._executions)
+        return self._remembered(self.works.executions)
 
     def commands(self) -> list[Operation]:
         """What is remembered, newest first."""
-        return self._remembered(self._commands)
+        return self._remembered(self.works.commands)
 
     def execution(self, execution_id: str) -> Operation:
         """Raises ExecutionNotFound."""
         self._require_open()
-        operation = self._executions.get(execution_id, self._clock())
+        operation = self.works.executions.get(execution_id, self._clock())
         if operation is None:
             raise ExecutionNotFound(f"this session has no execution {execution_id[:80]!r}")
         return operation
@@ -393,7 +369,7 @@ class Session:
     def command_of(self, command_id: str) -> Operation:
         """Raises CommandNotFound. (`command` itself is the verb.)"""
         self._require_open()
-        operation = self._commands.get(command_id, self._clock())
+        operation = self.works.commands.get(command_id, self._clock())
         if operation is None:
             raise CommandNotFound(f"this session has no command {command_id[:80]!r}")
         return operation
@@ -430,7 +406,7 @@ class Session:
             self._touch()
 
     def _admit_process(self) -> None:
-        busy = len(self._commands.running()) + self._terminals + self._starting
+        busy = len(self.works.commands.running()) + self._terminals + self._starting
         if busy >= self._policy.max_commands:
             raise QuotaExceeded(f"{busy} commands and terminals go on in this session, no more are allowed")
 
@@ -461,83 +437,22 @@ class Session:
         operation = self.operation(kind, detached=detached)
         stdin: Stdin = "open" if plan.keep_stdin else "given" if plan.spec.stdin else "none"
         start = await self._begin_keeping(operation, limits_of(plan.spec), kernel=None, stdin=stdin)
-        self.begin(operation, self.process_work(operation, plan, start))
+        self.works.begin(operation, self.works.process(operation, plan, start))
         return operation
 
-    def process_work(self, operation: Operation, plan: ShellPlan, start: Start | None) -> Command:
-        """The work of a command, or of an execution that is a process."""
-        return Command(
-            operation,
-            plan.spec,
-            stdin=plan.stdin,
-            keep_stdin=plan.keep_stdin,
-            sandbox=self.sandbox,
-            guest=self._guest,
-            policy=self._policy,
-            on_lost=lambda: self._on_lost(self),
-            start=start,
-        )
-
-    def cell_work(
-        self,
-        operation: Operation,
-        cell: Cell,
-        kernel: KernelPort,
-        start: Start | None,
-        holder: KernelHolder,
-    ) -> Execution:
-        """The work of an execution in a kernel."""
-        return Execution(
-            operation,
-            cell,
-            kernel=kernel,
-            holder=holder,
-            sandbox=self.sandbox,
-            files=self._guest.files(self.sandbox),
-            policy=self._policy,
-            start=start,
-        )
-
-    def begin(self, operation: Operation, work: Work) -> None:
-        """Have `work` done, and remember the operation."""
-        self.remember(operation, work.forget)
-        operation.control = work
-        self._works[operation.id] = work
-        self._tasks.start(self._carry(operation, work), name=operation.id)
-
-    async def _carry(self, operation: Operation, work: Work) -> None:
-        try:
-            await work.work()
-        finally:
-            operation.abandon(self.closed_because or "the service stopped")
-            del self._works[operation.id]
-            if operation.journal.failure is not None and self._keeper is not None and not self.left:
-                self._tasks.start(self._keeper.drop(operation, work.forget), name=f"drop {operation.id}")
-            self._last_used_at = self._clock()
-
-    def remember(self, operation: Operation, forget: Callable[[], Awaitable[None]]) -> None:
-        """It can be asked for from now on; `forget` has the guest keep it no more, where it did."""
-        kept = self._executions if operation.kind == "execution" else self._commands
-        kept.trim(self._clock())
-        kept.add(operation)
-        if self._keeper is not None and operation.detached:
-            operation.seal = partial(self._keeper.seal, forget=forget)
+    def _ended(self, operation: Operation, work: Work) -> None:
+        operation.abandon(self.closed_because or "the service stopped")
+        if operation.journal.failure is not None and self._keeper is not None and not self.left:
+            self._tasks.start(self._keeper.drop(operation, work.forget), name=f"drop {operation.id}")
+        self._last_used_at = self._clock()
 
     async def _restart(self) -> None:
         try:
-            running = self._executions.running()
+            running = self.works.executions.running()
             for operation in running:
-                self._works[operation.id].restarted()
+                self.works.of(operation).restarted()
             self.kernels.restart()
             for operation in running:
                 await operation.journal.ended_event.wait()
         finally:
             self._restarting = None
-
-    async def _quiet(self, seconds: float) -> None:
-        """Wait until nothing runs, not longer than `seconds`."""
-        waits = [asyncio.create_task(each.journal.ended_event.wait()) for each in self.running]
-        if waits:
-            await asyncio.wait(waits, timeout=seconds)
-            for wait in waits:
-                wait.cancel()

@@ -18,17 +18,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from executor_service.errors import DiskFull
+from executor_service.errors import DiskFull, Internal
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, number INTEGER, owner TEXT, sandbox TEXT, language TEXT, image TEXT, limits TEXT,
     network TEXT, metadata TEXT, has_env INTEGER,
-    ttl REAL, idle_ttl REAL, created_at REAL, expires_at REAL, last_used_at REAL
+    ttl REAL, idle_ttl REAL, created_at REAL, expires_at REAL
 ) WITHOUT ROWID;
 CREATE TABLE operations (
     id TEXT PRIMARY KEY, session TEXT, kind TEXT, kernel TEXT, stdin TEXT, limits TEXT, started_at REAL,
@@ -62,7 +62,6 @@ class SessionRow:
     idle_ttl: float
     created_at: float
     expires_at: float
-    last_used_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class Stored:
 class Store:
     """The database at `path`, an async context manager. Each call is one transaction.
 
-    Raises (each call): DiskFull, where there is no room or the disk fails.
+    Raises (each call): DiskFull, where there is no room; Internal, where it fails otherwise.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,12 +142,6 @@ class Store:
         """It was renewed."""
         sql = "UPDATE sessions SET expires_at = ? WHERE id = ?"
         await self._write(lambda db: db.execute(sql, (expires_at, session_id)))
-
-    async def set_used(self, used: Iterable[tuple[str, float]]) -> None:
-        """When sessions were last used."""
-        rows = [(at, session_id) for session_id, at in used]
-        sql = "UPDATE sessions SET last_used_at = ? WHERE id = ?"
-        await self._write(lambda db: db.executemany(sql, rows))
 
     async def close_session(self, row: ClosedRow) -> None:
         """A session is not to be found again, only that it was there."""
@@ -190,7 +183,9 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
-            raise DiskFull(f"the service cannot write down its sessions: {error}") from error
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            kind = DiskFull if full else Internal
+            raise kind(f"the service cannot write down its sessions: {error}") from error
 
     async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         def write() -> None:

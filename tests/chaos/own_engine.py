@@ -39,10 +39,23 @@ class OwnEngine:
         self.clear()
         self.stop()
         self._log.close()
+        for pid in self._left():  # shims of containers that it had lost sight of
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for point in reversed([each for each in mounts if each.startswith(f"{self._home}/")]):
             subprocess.run(["umount", "--lazy", point], check=True)
         shutil.rmtree(self._home)
+
+    def _left(self) -> list[int]:
+        """Shims that still name this engine."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes()
+                if b"containerd-shim" in line and f"{self._home}/".encode() in line:
+                    found.append(int(path.parent.name))
+        return found
 
     def start(self) -> None:
         """Returns when it answers."""

@@ -16,7 +16,7 @@ from chaos.conftest import Houses, until
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 MANY = int(os.environ.get("CODECELL_TEST_SESSIONS", "500"))
-AT_ONCE = 8
+AT_ONCE = 4
 SWEEP = [sys.executable, "-m", "executor_service", "sweep", "--backend", "docker"]
 MIB = 1 << 20
 
@@ -65,7 +65,7 @@ def resources(pid: int) -> dict[str, int]:
 @pytest.mark.timeout(1200)
 def test_many_sessions_leave_nothing(houses: Houses) -> None:
     """After hundreds of sessions, each used once, the service is as it was after a few."""
-    house = houses("state", "--warm", "2")
+    house = houses("state", "--warm", "2", "--acquire-timeout", "60")
 
     def one(number: int) -> None:
         session = house.session()

@@ -1,4 +1,7 @@
-"""The image of many languages: every smoke program runs, every kernel keeps state and can be interrupted."""
+"""The images of many languages: every smoke program runs, every kernel keeps state and can be interrupted.
+
+With CODECELL_TEST_FULL=1 the largest one too.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,15 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.conformance,
     pytest.mark.docker,
+    pytest.mark.timeout(900),  # the first test waits for every smoke program
 ]
 
-NAME = os.environ.get("CODECELL_TEST_POLYGLOT", "polyglot")
-DEFINITION = images.definitions()[NAME]
-KERNELS = [name for name in DEFINITION.kernels if name != "python"]
+NAMES = ["polyglot", *(["polyglot-full"] if os.environ.get("CODECELL_TEST_FULL") == "1" else [])]
+DEFINITIONS = images.definitions()
+LANGUAGES = [(image, name) for image in NAMES for name in DEFINITIONS[image].docker_languages]
+KERNELS = [(image, name) for image in NAMES for name in DEFINITIONS[image].kernels if name != "python"]
+each_language = pytest.mark.parametrize(("image", "name"), LANGUAGES)
+each_kernel = pytest.mark.parametrize(("image", "name"), KERNELS)
 MEMORY = 1 << 30
 DEADLINE = 120.0
 ENDLESS = {
@@ -49,10 +56,10 @@ ENDLESS = {
 
 
 @pytest.fixture(scope="session")
-def polyglot() -> DockerImage:
-    """In this machine's engine, built if it is missing."""
+def built() -> list[DockerImage]:
+    """In this machine's engine, built if they are missing."""
     try:
-        return engine.image(NAME)
+        return [engine.image(name) for name in NAMES]
     except engine.NoEngine as error:
         if os.environ.get("CODECELL_REQUIRE_DOCKER") == "1":
             pytest.fail(f"CODECELL_REQUIRE_DOCKER=1, and {error}")
@@ -61,28 +68,28 @@ def polyglot() -> DockerImage:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend(
-    polyglot: DockerImage, tmp_path_factory: pytest.TempPathFactory
+    built: list[DockerImage], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[DockerBackend]:
-    """A backend with this image alone."""
+    """A backend with these images alone."""
     directory: Path = tmp_path_factory.mktemp("polyglot")
-    async with DockerBackend([polyglot], directory, instance="polyglot") as made:
+    async with DockerBackend(built, directory, instance="polyglot") as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def found(
-    backend: DockerBackend, polyglot: DockerImage, tmp_path_factory: pytest.TempPathFactory
+    backend: DockerBackend, built: list[DockerImage], tmp_path_factory: pytest.TempPathFactory
 ) -> Catalog:
     """What the service finds out when it starts."""
     memory = tmp_path_factory.mktemp("probing") / "languages.json"
     async with Pool(backend, PoolSettings(warm=0, acquire_timeout=60.0)) as pool:
-        return await find_languages([polyglot], pool=pool, policy=Policy(), memory=memory, on_host=False)
+        return await find_languages(built, pool=pool, policy=Policy(), memory=memory, on_host=False)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def sandbox(backend: DockerBackend) -> AsyncIterator[Sandbox]:
+async def sandbox(backend: DockerBackend, image: str) -> AsyncIterator[Sandbox]:
     """One that a kernel finds room in."""
-    made = await backend.create(SandboxSpec(image=NAME))
+    made = await backend.create(SandboxSpec(image=image))
     try:
         await made.configure(Lease(memory_bytes=MEMORY, processes=256, cpus=2.0))
         yield made
@@ -90,20 +97,20 @@ async def sandbox(backend: DockerBackend) -> AsyncIterator[Sandbox]:
         await made.close()
 
 
-@pytest.mark.parametrize("name", DEFINITION.docker_languages)
-async def test_each_language_runs(found: Catalog, name: str) -> None:
+@each_language
+async def test_each_language_runs(found: Catalog, image: str, name: str) -> None:
     """Its smoke program printed what it should, and its version could be read."""
-    offer = found.find(name, NAME)
+    offer = found.find(name, image)
     assert offer.version
 
 
-@pytest.mark.parametrize("name", KERNELS)
-async def test_each_kernel_keeps_state(found: Catalog, name: str) -> None:
+@each_kernel
+async def test_each_kernel_keeps_state(found: Catalog, image: str, name: str) -> None:
     """Its second smoke cell knew the first."""
-    assert found.find(name, NAME).stateful
+    assert found.find(name, image).stateful
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@each_kernel
 async def test_each_kernel_can_be_interrupted(sandbox: Sandbox, name: str) -> None:
     """What runs for ever ends soon, as an error, and the state from before is there."""
     language = lookup(name)
@@ -119,7 +126,7 @@ async def test_each_kernel_can_be_interrupted(sandbox: Sandbox, name: str) -> No
     assert said == language.smoke_output
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@each_kernel
 async def test_each_kernel_has_the_sessions_variables(sandbox: Sandbox, name: str) -> None:
     """As every program has them."""
     code = {
@@ -162,6 +169,6 @@ async def _interrupt(kernel: Kernel, seconds: float) -> None:
 
 async def test_every_endless_program_is_of_a_kernel_that_there_is() -> None:
     """And each kernel of the definition has one here."""
-    assert set(KERNELS) <= set(ENDLESS)
+    assert {name for _, name in KERNELS} <= set(ENDLESS)
     every: list[Language] = [lookup(name) for name in ENDLESS]
     assert all(each.kernel for each in every)

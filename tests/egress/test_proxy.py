@@ -322,7 +322,7 @@ async def test_this_hosts_public_addresses(make_house: Make) -> None:
     """An address that is this host's own is refused although it is public."""
     house = make_house(names=Names(me_test=["1.1.1.1"]), own=lambda address: str(address) == "1.1.1.1")
     house.ports.add(443)
-    for host in ("me.test", "1.1.1.1", "[::ffff:1.1.1.1]"):
+    for host in ("me.test", "1.1.1.1", "[::ffff:1.1.1.1]", "[64:ff9b::101:101]"):
         assert (await house.ask(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 403 ")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from executor_service.errors import SandboxFailed
@@ -18,7 +19,7 @@ from executor_service.events import Display, Error, InputRequest, Stdout
 from executor_service.guest.kernel_frames import IOPUB, SHELL, STDIN
 from executor_service.guest.protocol import Kind, pack, pack_json
 from executor_service.sandboxes import stash
-from executor_service.sandboxes.guest import NotKept, ProgramSpec, attach_program
+from executor_service.sandboxes.guest import NotKept, ProgramSpec, ask, attach, attach_program
 from executor_service.sandboxes.kernel import Kernel, KernelDone
 from executor_service.sandboxes.kernel_execution import Execution
 from executor_service.sandboxes.kernel_messages import KernelMessage
@@ -154,6 +155,7 @@ async def test_what_is_fetched_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
         assert await stash.kept(sandbox) == ["a"]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(st.dictionaries(st.sampled_from([*Execution("x", output_bytes=1).state(), "other"]), json_values))
 def test_any_state_is_a_state(state: dict[str, Any]) -> None:
     """An execution goes on with it, within its limits."""
@@ -200,3 +202,38 @@ def test_a_state_brings_an_execution_where_another_was() -> None:
     assert first.done() == second.done()
     assert first.unsaid_error() == second.unsaid_error()
     assert Display not in map(type, shown[0])  # past the limit
+
+
+class ClosedWriter(asyncio.StreamWriter):
+    """uvloop's, of a connection that the guest closed at once."""
+
+    def write(self, data: object) -> None:
+        """Raises what uvloop does."""
+        raise RuntimeError("unable to perform operation on <UnixTransport closed=True>")
+
+
+class ClosedSandbox(GuestSandbox):
+    """One whose connections break before the first word."""
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that is closed."""
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.__class__ = ClosedWriter
+        return reader, writer
+
+
+@pytest.mark.parametrize(
+    "speak",
+    [
+        lambda sandbox: ask(sandbox, {"op": "ping"}),
+        lambda sandbox: attach(sandbox, "x"),
+        lambda sandbox: stash.fetch(sandbox, "x"),
+    ],
+    ids=["ask", "attach", "fetch"],
+)
+async def test_a_connection_that_uvloop_has_closed(speak: Callable[[Any], Awaitable[object]]) -> None:
+    """Is a guest that does not answer, never an internal error."""
+    with pytest.raises(SandboxFailed):
+        await speak(ClosedSandbox(""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from contextlib import asynccontextmanager
@@ -33,21 +34,20 @@ async def entered(docker_image, state: Path, instance: str):
         yield backend
 
 
-def containers(instance: str) -> list[str]:
-    """Ids of an instance's containers."""
+def containers(instance: str, *, running: bool = False) -> list[str]:
+    """Ids of an instance's containers; those that ended too, unless only what is `running` counts."""
     client = docker.APIClient()
     try:
-        return [
-            c["Id"] for c in client.containers(all=True, filters={"label": f"codecell.instance={instance}"})
-        ]
+        mine = {"label": f"codecell.instance={instance}"}
+        return [found["Id"] for found in client.containers(all=not running, filters=mine)]
     finally:
         client.close()
 
 
 async def gone(instance: str) -> None:
-    """Until an instance has no container."""
+    """Until an instance has no container that runs: some engines leave the rest to the next sweep."""
     async with asyncio.timeout(DEADLINE):
-        while await asyncio.to_thread(containers, instance):  # noqa: ASYNC110 - the engine tells nobody
+        while await asyncio.to_thread(containers, instance, running=True):  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0.1)
 
 
@@ -152,12 +152,18 @@ async def test_an_image_that_the_engine_lost_is_named_with_its_command(docker_im
     assert list((tmp_path / "run").glob("sb_*")) == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package leaks a socket
 async def test_an_engine_that_is_not_there_is_unavailable(docker_image, tmp_path):
     """With its address in the error."""
     address = f"unix://{tmp_path}/no.sock"
-    with pytest.raises(BackendUnavailable, match=r"no\.sock"):
+    said = ""
+    try:
         async with DockerBackend([docker_image], tmp_path, "none", docker_host=address):
-            raise AssertionError("entered")
+            pass
+    except BackendUnavailable as error:
+        said = error.detail
+    gc.collect()  # while the warning counts as this test's
+    assert "no.sock" in said
 
 
 async def test_an_unknown_runtime_is_refused_with_those_that_there_are(docker_image, tmp_path):

@@ -64,7 +64,7 @@ def test_nothing_of_the_host_is_shared(host):
     assert (host["PidMode"], host["UTSMode"], host["IpcMode"]) == ("", "", "private")
     writable = [mount for mount in host["Mounts"] if not mount["ReadOnly"]]
     assert [(mount["Source"], mount["Target"]) for mount in writable] == [
-        ("/state/run/sb_1", "/run/codecell/guest")
+        ("/state/run/sb_1/meet", "/run/codecell/guest")
     ]
     assert {mount["Source"].split("/")[3] for mount in host["Mounts"]} == {"sb_1", "guest-1"}
     assert {mount["Type"] for mount in host["Mounts"]} == {"bind"}

@@ -9,10 +9,10 @@ import pytest
 from executor_service.events import Completed, Started, Stdout
 from executor_service.limits import Limits
 from executor_service.sessions.adoption import judge, limits_again, plan_again, start_again
+from executor_service.sessions.claim import Claim
 from executor_service.sessions.decode import TextStreams
 from executor_service.sessions.journal import Journal
 from executor_service.sessions.policy import Policy
-from executor_service.sessions.session import Claim
 from executor_service.sessions.store import SessionRow
 from tests.fakes import catalog, find
 from tests.sessions.test_store import OPERATION, SESSION

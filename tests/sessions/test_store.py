@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from executor_service.errors import DiskFull
+from executor_service.errors import DiskFull, Internal
 from executor_service.sessions.store import ClosedRow, OperationRow, SessionRow, Store, Stored
 
 SESSION = SessionRow(
@@ -27,7 +27,6 @@ SESSION = SessionRow(
     idle_ttl=600.0,
     created_at=1.5,
     expires_at=3601.5,
-    last_used_at=2.0,
 )
 OPERATION = OperationRow(
     id="exe_1",
@@ -58,9 +57,8 @@ async def test_what_is_written_is_read_by_the_next(tmp_path: Path) -> None:
         await store.add_operation(replace(OPERATION, id="cmd_1", kind="command", kernel=None, stdin="open"))
         await store.end_operation("exe_1", 20.0)
         await store.set_expiry("ses_1", 99.0)
-        await store.set_used([("ses_1", 50.0), ("ses_none", 1.0)])
     found = await stored(path)
-    assert found.sessions == (replace(SESSION, expires_at=99.0, last_used_at=50.0),)
+    assert found.sessions == (replace(SESSION, expires_at=99.0),)
     assert {each.id: each.ended_at for each in found.operations} == {"exe_1": 20.0, "cmd_1": None}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -123,3 +121,11 @@ async def test_a_disk_without_room_is_said_so(tmp_path: Path) -> None:
         with pytest.raises(DiskFull):
             await store.add_session(replace(SESSION, id="ses_2", metadata={"k": "v" * 100_000}))
     assert [each.id for each in (await stored(path)).sessions] == ["ses_1"]
+
+
+async def test_another_failure_is_no_full_disk(tmp_path: Path) -> None:
+    """Whoever made room would look in the wrong place."""
+    async with Store(tmp_path / "sessions.db") as store:
+        await store._write(lambda db: db.execute("PRAGMA query_only = ON"))
+        with pytest.raises(Internal, match="readonly"):
+            await store.add_session(SESSION)
