@@ -28,6 +28,13 @@ ANSWER_SECONDS = 20
 """How long an engine has for one answer before the service goes on without it."""
 
 
+_TO_DO = "start it, name another with --docker-host, or take --backend local"
+
+
+class NoEngine(BackendUnavailable):
+    """Nobody answers where the engine is looked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What Docker has for us: the images that were asked for, or else the `problem`.
@@ -62,6 +69,8 @@ def choose(wanted: str, found: Found) -> Choice:
         names = ", ".join(image.name for image in found.images)
         return Choice(backend="docker", reason=f"{asked}{found.engine} answers and has {names}")
     if wanted == "docker":
+        if isinstance(found.problem, NoEngine):
+            raise NoEngine(f"{found.problem.detail}; {_TO_DO}") from found.problem
         raise found.problem
     return Choice(backend="local", reason=f"Docker cannot be used: {found.problem.detail}")
 
@@ -97,7 +106,8 @@ def engine(docker_host: str | None) -> Iterator[APIClient]:
     """A client of the engine, for as long as the block takes.
 
     Raises:
-        BackendUnavailable: it does not answer, stops answering within the block, or refuses a call there.
+        NoEngine: it does not answer, or stops answering within the block.
+        BackendUnavailable: it refuses a call there.
     """
     import requests
     from docker.errors import APIError, DockerException
@@ -112,8 +122,13 @@ def engine(docker_host: str | None) -> Iterator[APIClient]:
         where = address(docker_host)
         raise BackendUnavailable(f"the container engine at {where} refuses: {said(error)}") from error
     except (DockerException, requests.RequestException, OSError) as error:
-        where = address(docker_host)
-        raise BackendUnavailable(f"no container engine answers at {where}: {plain(error)}") from error
+        raise NoEngine(unanswered(docker_host, error)) from error
+
+
+def unanswered(docker_host: str | None, error: Exception, *, needed: bool = False) -> str:
+    """That no engine answers, for people; with what to do where nothing else is taken in its place."""
+    to_do = f"; {_TO_DO}" if needed else ""
+    return f"no container engine answers at {address(docker_host)}: {plain(error)}{to_do}"
 
 
 def check_shared(client: APIClient, reference: str, directory: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from executor_service import options
+from executor_service import backend_choice, options
 from executor_service.complaints import Failure
 from executor_service.settings import SettingsError
 
@@ -57,7 +58,7 @@ def _engine(host: str | None, *, needed: bool) -> Iterator[APIClient | None]:
         client = connect(host)
     except (DockerException, OSError) as error:
         if needed:
-            raise Failure(f"no container engine answers: {error}") from None
+            raise Failure(backend_choice.unanswered(host, error, needed=True)) from None
         yield None
         return
     with closing(client):
@@ -68,14 +69,24 @@ def definitions(names: Sequence[str]) -> dict[str, ImageDefinition]:
     """All that there are. Raises Failure, and SettingsError where one of `names` is not among them."""
     from executor_service import images
 
+    for directory in images.own_directories():
+        _warn_of(directory)
     try:
         known = images.definitions()
     except images.ImageDefinitionError as error:
         raise Failure(str(error)) from None
     for name in names:
         if name not in known:
-            raise SettingsError(f"there is no image {name!r}; there are {', '.join(known) or 'none'}")
+            why = images.why_unknown(name) or f"there are {', '.join(known) or 'none'}"
+            raise SettingsError(f"there is no image {name!r}; {why}")
     return known
+
+
+@functools.cache
+def _warn_of(directory: Path) -> None:
+    """Say that a directory of images is not there: once, whoever asks for definitions."""
+    if not directory.is_dir():
+        _say(f"codecell-executor: CODECELL_IMAGES_PATH: there is no directory {directory}")
 
 
 def build(names: Sequence[str], backend: str, docker_host: str | None, environ: Mapping[str, str]) -> int:

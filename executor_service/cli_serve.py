@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,9 +59,9 @@ def _serve(found: argparse.Namespace, environ: Mapping[str, str]) -> int:
         try:
             listening = server.bind(settings.host, settings.port)
         except OSError as error:
-            raise Failure(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
-            ) from None
+            where, why = f"{settings.host}:{settings.port}", error.strerror or str(error)
+            taken = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+            raise Failure(f"cannot listen on {where}: {why}{taken}") from None
         stack.callback(listening.close)
         settings = replace(settings, port=listening.getsockname()[1])  # which no sandbox may reach
         logs.configure(settings.log_level, {"request_id": current_request}, access=settings.access_log)

@@ -64,6 +64,7 @@ LAYOUT = 1
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _KEYS = {"description", "docker", "docker_languages", "kernels", "languages", "limits", "preload"}
+_USUAL_LANGUAGES = ["python", "bash"]  # what every image has: those of one that names none
 _REFERENCE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
@@ -181,11 +182,23 @@ def definitions(directories: Iterable[Path] | None = None) -> dict[str, ImageDef
     return found
 
 
+def why_unknown(name: str, directories: Iterable[Path] | None = None) -> str | None:
+    """What a directory of that name lacks to be a definition; None where there is none."""
+    for directory in definition_directories() if directories is None else directories:
+        if _NAME.fullmatch(name) and (directory / name).is_dir():
+            return f"{directory / name} has no image.toml (an empty one will do)"
+    return None
+
+
 def definition_directories(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """Where definitions lie: `CODECELL_IMAGES_PATH`, then the checkout's or the installed package's own."""
-    given = [Path(part) for part in environ.get("CODECELL_IMAGES_PATH", "").split(os.pathsep) if part]
     package = Path(__file__).resolve().parent
-    return [*given, package.parent / "sandbox_images", package / "_images"]
+    return [*own_directories(environ), package.parent / "sandbox_images", package / "_images"]
+
+
+def own_directories(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """The operator's own, there or not: `CODECELL_IMAGES_PATH`."""
+    return [Path(part) for part in environ.get("CODECELL_IMAGES_PATH", "").split(os.pathsep) if part]
 
 
 def read_definition(directory: Path) -> ImageDefinition:
@@ -205,7 +218,7 @@ def read_definition(directory: Path) -> ImageDefinition:
     made_by = [directory / file for file in ("requirements.txt", "Dockerfile")]
     if docker is None and not any(path.is_file() for path in made_by):
         raise ImageDefinitionError(f"{directory}: there is no such file as requirements.txt or Dockerfile")
-    languages = data.get("languages", [])
+    languages = data.get("languages", _USUAL_LANGUAGES)
     limits = data.get("limits", {})
     if not isinstance(limits, dict) or not all(type(value) in {int, float} for value in limits.values()):
         raise ImageDefinitionError(f"{path}: [limits] is a table of numbers")
@@ -215,7 +228,7 @@ def read_definition(directory: Path) -> ImageDefinition:
         directory=directory,
         docker=docker,
         preload=_strings(path, data, "preload"),
-        languages=_strings(path, data, "languages"),
+        languages=_strings(path, {"languages": languages}, "languages"),
         docker_languages=_strings(path, {"docker_languages": languages, **data}, "docker_languages"),
         kernels=_strings(path, data, "kernels"),
         limits=limits,

@@ -122,7 +122,7 @@ def add_serve(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> No
         "--image", action="append", default=None, metavar="NAME", help="image to offer; again for more"
     )
     option("capacity", 128, "sandboxes alive at most (default 128)", type=_count(1))
-    option("warm", 8, "sandboxes kept ready of each kind (default 8)", type=_count(0))
+    option("warm", 8, "sandboxes kept ready of each kind, --capacity at most (default 8)", type=_count(0))
     option("queue", 256, "requests waiting for a sandbox at most (default 256)", type=_count(0))
     option("acquire-timeout", 10.0, "seconds to wait for a sandbox (default 10)", type=seconds)
     option("grace", 10.0, "seconds for running work after SIGTERM (default 10)", type=seconds)

@@ -23,15 +23,17 @@ CELL_TIME = 60.0  # seconds that a cell has
 OUTPUT_BYTES = 64 * 1024
 
 
-async def probe_kernel(image: Image, language: Language, *, pool: Pool, policy: Policy) -> str | None:
+async def probe_kernel(
+    image: Image, language: Language, *, pool: Pool, policy: Policy, acquire_timeout: float | None = None
+) -> str | None:
     """Why the kernel of `language` does not work in `image`; None if it does.
 
     Raises:
-        CodecellError: sandboxes cannot be made at all.
+        CodecellError: there was no sandbox for it.
     """
     limits = _limits(image, language, policy)
     spec = SandboxSpec(image=image.name, warm="none", disk_bytes=limits.disk_bytes)
-    sandbox = await pool.acquire(spec, lease(limits))
+    sandbox = await pool.acquire(spec, lease(limits), timeout=acquire_timeout)
     try:
         return await _try(sandbox, language, limits)
     except TimeoutError:

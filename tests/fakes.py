@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -151,7 +160,7 @@ class FakeBackend:
     async def sweep(self) -> int:
         return 0
 
-    async def adopt(self) -> list[Sandbox]:
+    async def adopt(self, ids: Collection[str]) -> list[Sandbox]:
         return []
 
     async def ping(self) -> None:

@@ -65,6 +65,7 @@ def command(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess
     ("arguments", "status", "said"),
     [
         (["--backend", "docker", "--docker-host", NOWHERE], 1, f"no container engine answers at {NOWHERE}"),
+        (["--backend", "docker", "--docker-host", NOWHERE], 1, "; start it, name another with --docker-host"),
         (["--runtime", "runsc", "--docker-host", NOWHERE], 1, f"no container engine answers at {NOWHERE}"),
         (["--runtime", "runsc", "--backend", "local"], 2, "--runtime runsc is for containers"),
         (["--docker-host", "ssh://nobody@127.0.0.1"], 1, "no container engine answers"),

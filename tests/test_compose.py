@@ -37,10 +37,10 @@ def test_it_is_reached_from_this_host_alone() -> None:
 def test_three_things_of_the_host_are_mounted() -> None:
     """The engine's socket, the state directory under one path on both sides, certificates for builds."""
     socket, state, authorities = SERVICE["volumes"]
-    assert socket.endswith(":/var/run/docker.sock")
+    assert (socket["type"], socket["target"]) == ("bind", "/var/run/docker.sock")
     outside, inside = state.split("}:")
     assert outside + "}" == inside
-    assert authorities.endswith(":ro")
+    assert (authorities["type"], authorities["read_only"]) == ("bind", True)
 
 
 def test_no_key_is_shipped() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from executor_service import image_build, image_elf, image_hook, images, languages
+from executor_service import cli, image_build, image_elf, image_hook, images, languages
 from executor_service.errors import ImageNotFound
 
 BINDS = ("usr", "bin", "sbin", "lib", "lib64", "etc/ld.so.cache", "etc/alternatives", "dev")
@@ -129,6 +129,31 @@ def test_a_malformed_definition_is_refused_with_its_file_named(
     with pytest.raises(images.ImageDefinitionError, match=problem) as caught:
         define(tmp_path / name, "", toml)
     assert name in str(caught.value)
+
+
+def test_an_image_that_names_no_language_has_two(tmp_path: Path) -> None:
+    """Python and bash, in Docker too; an empty list is another thing, and `docker_languages` stands alone."""
+    usual = ("python", "bash")
+    plain = define(tmp_path / "plain", "", "")
+    assert (plain.languages, plain.docker_languages) == (usual, usual)
+    assert define(tmp_path / "none", "", "languages = []").docker_languages == ()
+    own = define(tmp_path / "own", "", 'docker_languages = ["perl"]')
+    assert (own.languages, own.docker_languages) == (usual, ("perl",))
+
+
+def test_a_directory_that_is_nearly_an_image_is_told_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its image.toml; and that a directory of images is not there is told once."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/requirements.txt").touch()
+    monkeypatch.setenv("CODECELL_IMAGES_PATH", f"{tmp_path}{os.pathsep}{tmp_path}/gone")
+    assert cli.main(["images", "build", "mine", "--backend", "local"]) == 2
+    assert cli.main(["images", "build", "other", "--backend", "local"]) == 2
+    warning, mine, other = capsys.readouterr().err.splitlines()
+    assert warning.endswith(f"CODECELL_IMAGES_PATH: there is no directory {tmp_path}/gone")
+    assert mine.endswith(f"; {tmp_path}/mine has no image.toml (an empty one will do)")
+    assert "there is no image 'other'; there are " in other
 
 
 def test_definitions_of_the_operator_come_first(tmp_path: Path) -> None:

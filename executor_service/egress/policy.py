@@ -64,6 +64,8 @@ def parse_rule(text: str) -> Rule:
     Raises:
         BadRule: anything else, such as a star elsewhere, a URL, or an address in another notation.
     """
+    if "://" in text:
+        raise BadRule("give a host, not a URL")
     try:
         if text.startswith("*."):
             above, port = split_authority(text[2:])

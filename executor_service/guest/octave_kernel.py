@@ -1,6 +1,6 @@
 """octave_kernel as this service needs it: lines as Octave wrote them, and errors told as errors.
 
-A program of its own, run as user code by an image's interpreter: `python octave_kernel.py -f CONNECTION_FILE`.
+A program of its own, run as user code by an image's interpreter: `python octave_kernel.py -f FILE`.
 octave_kernel reads a terminal, which ends each line with a carriage return; and all that it tells of an error
 or an interrupt is what Octave printed.
 """
@@ -37,7 +37,7 @@ def main() -> None:
             kernel.said = (kernel.said + content["text"])[-KEPT:]
             if not content["text"]:
                 return None
-        return send(kernel, stream, kind, content, *rest, **kw)
+        return send(kernel, stream, kind, content, *rest, **more)
 
     async def do_execute(kernel: Any, *args: Any, **more: Any) -> Any:
         kernel.said, kernel_class.interrupted = "", False

@@ -202,8 +202,12 @@ class DockerSandbox:
             await asyncio.sleep(LOOK_INTERVAL)
 
     def _failure(self) -> str | None:
+        """What a guest that did not start left, in one line for callers; all of it goes to the log."""
         text = _read_small(self.directory / MEET / FAILED).decode("utf-8", "replace").strip()
-        return f"the guest did not start: {text[-2000:]}" if text else None
+        if not text:
+            return None
+        log.error("the guest of sandbox %s (image %s) did not start: %s", self.id, self.spec.image, text)
+        return f"the guest did not start: {text.splitlines()[-1].strip()[-300:]}"
 
     async def _watch_guest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until the guest closes the connection: then all of its container is gone."""
@@ -231,13 +235,17 @@ def _write_cpus(directory: Path, count: int) -> None:
 
 
 def _read_small(path: Path) -> bytes:
-    """What a guest wrote for us, in part; nothing where there is no such file, or it is something else."""
+    """The end of what a guest wrote for us; nothing where there is no such file, or it is something else."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
     with open(fd, "rb", buffering=0) as file:
-        return file.read(MAX_WORDS) or b"" if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        file.seek(max(0, status.st_size - MAX_WORDS))
+        return file.read(MAX_WORDS) or b""
 
 
 def _open_socket(path: Path) -> int:

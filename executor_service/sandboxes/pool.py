@@ -182,15 +182,17 @@ class Pool:
             on_demand=self._counts.on_demand,
         )
 
-    async def acquire(self, spec: SandboxSpec, lease: Lease) -> Sandbox:
+    async def acquire(self, spec: SandboxSpec, lease: Lease, *, timeout: float | None = None) -> Sandbox:  # noqa: ASYNC109
         """A ready sandbox that nobody has used, with `lease` applied. Give it to `release` afterwards.
+
+        `timeout` stands for the settings' `acquire_timeout`.
 
         Raises:
             Capacity: the queue is full, or nothing became free in time.
             ImageNotFound, SandboxFailed, BackendUnavailable: it could not be made.
         """
         for attempt in range(CONFIGURE_TRIES):
-            sandbox = await self._take(spec)
+            sandbox = await self._take(spec, self._settings.acquire_timeout if timeout is None else timeout)
             try:
                 await sandbox.configure(lease)
             except SandboxFailed:
@@ -220,7 +222,7 @@ class Pool:
         """A sandbox that was lent is to outlive this pool: nothing is done to it."""
         self._leased.discard(sandbox)
 
-    async def _take(self, spec: SandboxSpec) -> Sandbox:
+    async def _take(self, spec: SandboxSpec, seconds: float) -> Sandbox:
         if not self._open:
             raise BackendUnavailable("the service is shutting down")
         if len(self._waiters) >= self._settings.queue:
@@ -231,7 +233,7 @@ class Pool:
         self._replan()
         self._count(given)
         try:
-            async with asyncio.timeout(self._settings.acquire_timeout):
+            async with asyncio.timeout(seconds):
                 return await given
         except TimeoutError:
             self._take_back(waiter)

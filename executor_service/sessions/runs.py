@@ -36,13 +36,16 @@ class Runs:
         guest: GuestPort | None = None,
         egress: EgressPort | None = None,
         clock: Callable[[], float] = time.time,
+        acquire_timeout: float | None = None,
     ) -> None:
+        """`acquire_timeout` stands for the pool's own."""
         self._pool = pool
         self._catalog = catalog
         self._policy = policy or Policy()
         self._guest = guest or Guest()
         self._egress = egress
         self._clock = clock
+        self._acquire_timeout = acquire_timeout
         self._tasks = Tasks()
         self._draining = False
         policy = self._policy
@@ -80,7 +83,7 @@ class Runs:
         """
         plan = plan_run(request, self._catalog, self._policy)
         self._admit(request)
-        sandbox = await self._pool.acquire(plan.spec, plan.lease)
+        sandbox = await self._pool.acquire(plan.spec, plan.lease, timeout=self._acquire_timeout)
         try:
             if plan.files:
                 await self._guest.files(sandbox).put(plan.files)

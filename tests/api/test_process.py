@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +155,14 @@ def test_clear_complaints(
     assert said in error
     assert error.count("\n") == 1
     assert "a b c" not in error
+
+
+def test_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The complaint says how to have another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        argv = ["serve", "--port", str(taken.getsockname()[1])]
+        assert cli.main(argv, {"CODECELL_STATE_DIR": str(tmp_path)}) == 1
+    assert capsys.readouterr().err.endswith("Address already in use; choose another with --port\n")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ def test_what_makes_no_sense(options: list[str]) -> None:
         parse(*options)
 
 
+def test_a_url_is_no_host() -> None:
+    """And the message says so, for all its port and path."""
+    with pytest.raises(SettingsError, match="give a host, not a URL"):
+        parse("--egress-allow", "http://pypi.org/")
+
+
 def test_a_variable_that_makes_no_sense() -> None:
     """The same for variables."""
     with pytest.raises(SettingsError, match="CODECELL_EGRESS"):
