@@ -36,6 +36,88 @@ for _ in range(8):
 print("sent")
 """
 
+# Each orphan stays below its own limit and is reaped by process 1 when nobody looks.
+ORPHANS = """
+import os, time
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+end = time.time() + 60
+while time.time() < end:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            burn(0.5)
+            os.write(write, b"x")
+        os._exit(0)
+    os.wait()
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+"""
+
+STOPPER = """
+import os, signal, time
+seen = set()
+end = time.time() + 60
+while time.time() < end:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) > 1 and name not in seen:
+            try:
+                session = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[3]
+            except OSError:
+                continue
+            seen.add(name)
+            until = time.time() + 0.002
+            while session == "1" and time.time() < until:
+                try:
+                    os.kill(int(name), signal.SIGSTOP)
+                    break
+                except PermissionError:
+                    pass
+                except OSError:
+                    break
+"""
+
+SPEAKS_FIRST = """
+import os, site
+directory = site.getusersitepackages()
+os.makedirs(directory, exist_ok=True)
+line = "import os,time;[os.write(3, b) or time.sleep(20) for b in (bytes([0, 2, 0, 0, 0]), *[b'x'] * 30)]"
+open(directory + "/first.pth", "w").write(line)
+print(directory)
+"""
+
+
+def test_cpu_time_of_orphans_counts(attack):
+    """Children of children that end unseen are added up all the same."""
+    ran = attack.run(ORPHANS, limits={"cpu_time": 2.0, "wall_time": 60.0})
+    assert (ran["outcome"], ran["detail"]) == ("timeout", "CPU time of 2 s exceeded")
+
+
+def test_a_helper_that_user_code_stops_does_not_stop_process_1(attack):
+    """What has the user's uid may be stopped by it: nobody waits for that without a limit."""
+    session = attack.session()
+    start = f"import subprocess\nopen('stop.py', 'w').write({STOPPER!r})\n"
+    start += "others = [subprocess.Popen(['python3', 'stop.py'], start_new_session=True) for _ in range(2)]"
+    session.execute(start)
+    for number in range(12):
+        begun = time.monotonic()
+        session.http.post(
+            f"{session.path}/executions", json={"code": "1", "limits": {"open_files": 900 + number}}
+        )
+        assert time.monotonic() - begun < 60.0
+    assert session.http.delete(session.path).status_code == 204
+
+
+def test_what_speaks_first_in_a_fresh_interpreter_does_not_stop_process_1(attack):
+    """A session's own start-up files run before ours in its second interpreter; only that session suffers."""
+    session = attack.session()
+    session.execute(SPEAKS_FIRST)
+    session.http.post(f"{session.path}/restart", timeout=150.0)
+    assert session.http.delete(session.path).status_code == 204
+
 
 def test_an_end_that_is_held_by_a_tracer_delays_nobody_else(attack):
     """A program whose own child traces it cannot be reaped when it ends; other runs go on meanwhile."""
