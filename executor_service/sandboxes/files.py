@@ -23,6 +23,7 @@ Reason = Literal["too_many", "too_large", "not_a_file", "unreadable", "not_searc
 MAX_LISTED = 50_000
 MAX_ARCHIVE = 8 << 30
 _DEADLINE = 60.0  # seconds for a whole call that streams nothing to or from a caller
+CHANGED_TIME = 15.0  # seconds for the list of an execution's files, whose answer waits for it
 READY_TIME = 2.0  # seconds that a call made ready ahead of time has to answer
 _LATEST = 253402300799  # the last second of the year 9999
 _REALTIME_COARSE = 5  # Linux's CLOCK_REALTIME_COARSE, by which files are stamped
@@ -197,11 +198,16 @@ class Files:
                 async with asyncio.timeout(READY_TIME):
                     ready.begin(request)
                     return await _changed(ready, limit)
-        return await self._bounded(request, lambda call: _changed(call, limit))
+        return await self._bounded(request, lambda call: _changed(call, limit), CHANGED_TIME)
 
-    async def _bounded(self, request: Mapping[str, Any], work: Callable[[FileCall], Awaitable[T]]) -> T:
+    async def _bounded(
+        self,
+        request: Mapping[str, Any],
+        work: Callable[[FileCall], Awaitable[T]],
+        seconds: float = _DEADLINE,
+    ) -> T:
         try:
-            async with asyncio.timeout(_DEADLINE), FileCall(self._sandbox, request, idle=self._idle) as call:
+            async with asyncio.timeout(seconds), FileCall(self._sandbox, request, idle=self._idle) as call:
                 return await work(call)
         except TimeoutError as error:
             raise SandboxFailed("a file operation took too long") from error

@@ -90,12 +90,14 @@ print(directory)
 """
 
 
+@pytest.mark.root  # with one uid for all, orphans of a warm program are reaped where nobody adds them up
 def test_cpu_time_of_orphans_counts(attack):
     """Children of children that end unseen are added up all the same."""
     ran = attack.run(ORPHANS, limits={"cpu_time": 2.0, "wall_time": 60.0})
     assert (ran["outcome"], ran["detail"]) == ("timeout", "CPU time of 2 s exceeded")
 
 
+@pytest.mark.root  # with one uid for all, user code can stop every handler of its own sandbox
 def test_a_helper_that_user_code_stops_does_not_stop_process_1(attack):
     """What has the user's uid may be stopped by it: nobody waits for that without a limit."""
     session = attack.session()
