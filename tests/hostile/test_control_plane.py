@@ -163,7 +163,7 @@ def test_78_keys_that_are_none(shared):
 PRISTINE = """
 import os, sys, uuid, glob
 mark = sys.argv[1]
-seen = sorted(set(os.listdir("/workspace") + os.listdir("/tmp") + os.listdir("/dev/shm")) - {"main.py"})
+seen = sorted(set(os.listdir("/workspace") + os.listdir("/tmp") + os.listdir("/dev/shm")) - {"main.py", ".matplotlib"})  # its fonts, from the image
 others = [p for p in os.listdir("/proc") if p.isdigit() and open(f"/proc/{p}/cmdline", "rb").read().startswith(b"python3\\0main.py") and int(p) != os.getpid()]
 state = [name for name in ("numpy", "pandas", "marked") if name in sys.modules] + ([sys.marked] if hasattr(sys, "marked") else [])
 print(seen, others, state, os.environ.get("MARK"))

@@ -591,7 +591,7 @@ for top, _, files in os.walk("/sys"):
     broken += [path for path in (top, *(os.path.join(top, name) for name in files)) if os.access(path, os.W_OK)]
 if {line.split(":", 2)[2] for line in open("/proc/self/cgroup").read().split()} - {"/"}:
     broken.append(open("/proc/self/cgroup").read())
-ours = re.compile(r"/run/codecell/guest|/opt/codecell/lib|/run/codecell-ca/ca.crt|/sys/devices/system/cpu/(online|possible|present)|/etc/(hosts|hostname|resolv.conf)")
+ours = re.compile(r"/run/codecell/(guest|config.json)|/opt/codecell/lib|/run/codecell-ca/ca.crt|/sys/devices/system/cpu/(online|possible|present)|/etc/(hosts|hostname|resolv.conf)")
 rooms = re.compile(r"/workspace|/tmp|/run/kernel|/dev(/shm|/pts|/mqueue)?|/proc|/sys/devices|/sys/fs/cgroup|/run/codecell/guest")
 virtual = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "devtmpfs"}
 for line in open("/proc/self/mountinfo").read().splitlines():
