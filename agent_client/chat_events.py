@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent_client.messages import Artifact, Message
+from agent_client.messages import Artifact, Message, ToolCall, ToolResponse
 from agent_client.usage import Usage
 
 
@@ -29,13 +29,21 @@ class ModelText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeakerSelected:
+    """It is `agent`'s turn, of several that take part."""
+
+    agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodeStarted:
-    """The `index`-th block (from 0) of `count` starts."""
+    """The `index`-th block (from 0) of `count` starts. `code` is its text, as the model wrote it."""
 
     agent: str
     language: str
     index: int
     count: int
+    code: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,22 @@ class ArtifactCreated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCalled:
+    """A tool is about to be called for `agent`."""
+
+    agent: str
+    call: ToolCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolReturned:
+    """A tool call has ended, with an answer or an error for the model."""
+
+    agent: str
+    response: ToolResponse
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice:
     """Something that is not said in the conversation: a missing answer, a file not copied."""
 
@@ -73,11 +97,24 @@ class HumanAsked:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The conversation is over."""
+    """The conversation is over. `duration` is seconds."""
 
     reason: str
     usage: Usage
+    duration: float = 0.0
 
 
-ChatEvent = MessageSent | ModelText | CodeStarted | CodeOutput | ArtifactCreated | Notice | HumanAsked | Ended
+ChatEvent = (
+    MessageSent
+    | ModelText
+    | SpeakerSelected
+    | CodeStarted
+    | CodeOutput
+    | ArtifactCreated
+    | ToolCalled
+    | ToolReturned
+    | Notice
+    | HumanAsked
+    | Ended
+)
 EventSink = Callable[[ChatEvent], None]

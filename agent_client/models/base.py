@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agent_client.messages import Message
+from agent_client.messages import Message, ToolCall
 from agent_client.usage import Usage
 
 Json = Any
@@ -21,7 +21,7 @@ class ModelResponse:
     usage: Usage = field(default_factory=lambda: Usage(requests=1))
     model: str = "model"
     finish_reason: str = "stop"
-    tool_calls: Sequence[Mapping[str, Json]] = field(default=())
+    tool_calls: Sequence[ToolCall] = ()
 
 
 class ModelClient(Protocol):

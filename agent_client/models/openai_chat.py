@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_client.blocking import PerLoop
 from agent_client.errors import ModelAuthenticationFailed, ModelError, ModelUnreachable
-from agent_client.messages import Message
+from agent_client.messages import Message, ToolCall
 from agent_client.models.base import ModelResponse, TextSink
 from agent_client.usage import Usage
 
@@ -110,7 +110,7 @@ class OpenAIChatCompletionClient:
             usage=self._usage(used),
             model=model,
             finish_reason=finish or "stop",
-            tool_calls=tuple(calls[index] for index in sorted(calls)),
+            tool_calls=tuple(_tool_call(calls[index]) for index in sorted(calls)),
         )
 
     def _response(self, completion: ChatCompletion) -> ModelResponse:
@@ -122,7 +122,7 @@ class OpenAIChatCompletionClient:
             usage=self._usage(completion.usage),
             model=completion.model,
             finish_reason=choice.finish_reason,
-            tool_calls=tuple(call.model_dump() for call in choice.message.tool_calls or ()),
+            tool_calls=tuple(_tool_call(call.model_dump()) for call in choice.message.tool_calls or ()),
         )
 
     def _usage(self, used: Any) -> Usage:
@@ -178,6 +178,13 @@ def _chat_message(message: Message) -> dict[str, Json]:
     if name:
         sent["name"] = re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
     return sent
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    function = call.get("function") or {}
+    return ToolCall(
+        id=call["id"], name=function.get("name") or "", arguments=function.get("arguments") or "{}"
+    )
 
 
 def _add_call(calls: dict[int, dict[str, Any]], piece: Any) -> None:
