@@ -1,0 +1,372 @@
+"""When a run of many parties is over: conditions that combine with `|` and `&` and say why.
+
+A condition is asked after each message and needs no reset: its answer follows from the `Progress`. Some note
+how far they have read a run's messages, so that a long run stays linear.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import weakref
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_client.blocking import call
+from agent_client.code_blocks import extract_code_blocks
+from agent_client.messages import Message
+from agent_client.termination import last_word_is_terminate
+from agent_client.usage import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a condition may look at. `task` is what the run was given, `messages` what was said since (only
+    added to), `usage` that of all agents in this run, `elapsed` in seconds; `run` is this run's token.
+    """
+
+    task: Sequence[Message]
+    messages: Sequence[Message]
+    usage: Usage = field(default_factory=Usage)
+    elapsed: float = 0.0
+    run: object = None
+
+
+class Condition:
+    """Base of the conditions: `a | b` holds when one does, `a & b` when both do."""
+
+    async def check(self, progress: Progress) -> str | None:
+        """Why the run is over, beginning with a stable word (`"max_messages: ..."`); None if it goes on."""
+        raise NotImplementedError
+
+    def __or__(self, other: Condition) -> Condition:
+        return _Combined("|", self, other)
+
+    def __and__(self, other: Condition) -> Condition:
+        return _Combined("&", self, other)
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class _Combined(Condition):
+    def __init__(self, sign: str, left: Condition, right: Condition) -> None:
+        for one in (left, right):
+            if not isinstance(one, Condition):
+                raise TypeError(f"a condition combines with a condition, not with {one!r}")
+        self._sign, self._both = sign, (left, right)
+
+    async def check(self, progress: Progress) -> str | None:
+        # Both are always asked: an ExternalTermination must not keep its mark for the next run.
+        reasons = [reason for one in self._both if (reason := await one.check(progress))]
+        return "; ".join(reasons) if len(reasons) > (self._sign == "&") else None
+
+    def __repr__(self) -> str:
+        return f"({self._both[0]!r} {self._sign} {self._both[1]!r})"
+
+
+class _Reader(Condition):
+    """Reads each message of a run once: `_read` is what is known after one more message (None before the
+    first), `_reason` what follows from it.
+    """
+
+    def __init__(self) -> None:
+        self._memos: MutableMapping[object, tuple[int, Message | None, Any]] = weakref.WeakKeyDictionary()
+
+    async def check(self, progress: Progress) -> str | None:
+        said, known, start = progress.messages, None, 0
+        try:
+            start, last, known = self._memos[progress.run]
+            if start > len(said) or (start and said[start - 1] is not last):  # not what was read
+                known, start = None, 0
+        except (KeyError, TypeError):  # not asked yet, or a token that cannot be referred to weakly
+            pass
+        for at in range(start, len(said)):
+            known = self._read(known, said[at])
+        try:
+            self._memos[progress.run] = (len(said), said[-1] if said else None, known)
+        except TypeError:
+            pass
+        return self._reason(known)
+
+    def _read(self, known: Any, message: Message) -> Any:
+        return known or self._match(message)
+
+    def _match(self, message: Message) -> str | None:
+        """Why this message ends the run, for those that one message decides."""
+        raise NotImplementedError
+
+    def _reason(self, known: Any) -> str | None:
+        return known if known is None else str(known)
+
+
+class MaxMessageTermination(Condition):
+    """After so many messages, the task's included; with `include_agent_event` also those that agents
+    exchanged with their own tools.
+    """
+
+    def __init__(self, max_messages: int, include_agent_event: bool = False) -> None:
+        self.max_messages = _count("max_messages", max_messages)
+        self.include_agent_event = include_agent_event
+
+    async def check(self, progress: Progress) -> str | None:
+        count = len(progress.task) + len(progress.messages)
+        if self.include_agent_event:
+            count += sum(len(message.inner) for message in progress.messages)
+        return f"max_messages: {count} messages" if count >= self.max_messages else None
+
+
+class TextMentionTermination(_Reader):
+    """Once someone (one of `sources`, if given) has said `text`, in this very spelling."""
+
+    def __init__(self, text: str, sources: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.text = _text("text", text)
+        self.sources = None if sources is None else _names("sources", sources)
+
+    def _match(self, message: Message) -> str | None:
+        if self.text not in message.content or (self.sources and message.name not in self.sources):
+            return None
+        return f"text_mention: {self.text!r} was said by {message.name}"
+
+
+class LastWordTermination(_Reader):
+    """Once someone's last word was TERMINATE."""
+
+    def _match(self, message: Message) -> str | None:
+        is_last = last_word_is_terminate({"content": message.content})
+        return f"last_word: TERMINATE was the last word of {message.name}" if is_last else None
+
+
+class StopMessageTermination(_Reader):
+    """Once a message of the kind "stop" was said."""
+
+    def _match(self, message: Message) -> str | None:
+        return f"stop_message: {message.name} stopped" if message.kind == "stop" else None
+
+
+class TextMessageTermination(_Reader):
+    """Once someone (`source`, if given) has said something that is text and no tool's call or answer."""
+
+    def __init__(self, source: str | None = None) -> None:
+        super().__init__()
+        self.source = None if source is None else _text("source", source)
+
+    def _match(self, message: Message) -> str | None:
+        is_text = message.kind in ("text", "human") and not message.tool_calls and not message.tool_responses
+        if not is_text or self.source not in (None, message.name):
+            return None
+        return f"text_message: {message.name} said a text"
+
+
+class SourceMatchTermination(_Reader):
+    """Once one of `sources` has spoken."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__()
+        self.sources = _names("sources", sources)
+
+    def _match(self, message: Message) -> str | None:
+        return f"source_match: {message.name} spoke" if message.name in self.sources else None
+
+
+class HandoffTermination(_Reader):
+    """Once someone has handed over to `target`, who need not be a participant (such as a human)."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.target = _text("target", target)
+
+    def _match(self, message: Message) -> str | None:
+        if message.kind != "handoff" or message.target != self.target:
+            return None
+        return f"handoff: {message.name} handed over to {self.target}"
+
+
+class FunctionCallTermination(_Reader):
+    """Once a tool of this name has answered, in the open or inside an agent's turn."""
+
+    def __init__(self, function_name: str) -> None:
+        super().__init__()
+        self.function_name = _text("function_name", function_name)
+
+    def _match(self, message: Message) -> str | None:
+        answers = (answer.name for m in (message, *message.inner) for answer in m.tool_responses)
+        if self.function_name not in answers:
+            return None
+        return f"function_call: {message.name} called {self.function_name}"
+
+
+class TokenUsageTermination(Condition):
+    """Once all agents of the run together have used so many tokens."""
+
+    def __init__(
+        self,
+        max_total_token: int | None = None,
+        max_prompt_token: int | None = None,
+        max_completion_token: int | None = None,
+    ) -> None:
+        if max_total_token is max_prompt_token is max_completion_token is None:
+            raise ValueError("give max_total_token, max_prompt_token or max_completion_token")
+        self.max_total_token = max_total_token and _count("max_total_token", max_total_token)
+        self.max_prompt_token = max_prompt_token and _count("max_prompt_token", max_prompt_token)
+        self.max_completion_token = max_completion_token and _count(
+            "max_completion_token", max_completion_token
+        )
+
+    async def check(self, progress: Progress) -> str | None:
+        used = progress.usage
+        for what, count, bound in (
+            ("total", used.total_tokens, self.max_total_token),
+            ("prompt", used.prompt_tokens, self.max_prompt_token),
+            ("completion", used.completion_tokens, self.max_completion_token),
+        ):
+            if bound is not None and count >= bound:
+                return f"token_usage: {count} {what} tokens of {bound}"
+        return None
+
+
+class TimeoutTermination(Condition):
+    """Once the run has taken so long; a turn that has begun is not cut short."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds is a number of seconds above 0, not {timeout_seconds!r}")
+        self.timeout_seconds = timeout_seconds
+
+    async def check(self, progress: Progress) -> str | None:
+        over = progress.elapsed >= self.timeout_seconds
+        return f"timeout: {progress.elapsed:.1f} of {self.timeout_seconds:g} seconds" if over else None
+
+
+class ExternalTermination(Condition):
+    """Once `set` was called, from any thread: it ends the run that asks next. `terminated` says whether the
+    run that asked last was ended.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._run: object = self  # no run's token
+        self.terminated = False
+
+    def set(self) -> None:
+        """End the run after its present turn."""
+        self._is_set = True
+
+    async def check(self, progress: Progress) -> str | None:
+        if self._is_set:
+            self._is_set, self._run = False, progress.run
+        self.terminated = self._run is progress.run
+        return "external: the run was ended from outside" if self.terminated else None
+
+
+class FunctionalTermination(Condition):
+    """Once `func`, sync or async, says so of the messages since the task."""
+
+    def __init__(self, func: Callable[[Sequence[Message]], Any]) -> None:
+        if not callable(func):
+            raise ValueError(f"func is a function from the messages to a bool, not {func!r}")  # noqa: TRY004
+        self.func = func
+
+    async def check(self, progress: Progress) -> str | None:
+        name = getattr(self.func, "__name__", "the function")
+        return f"functional: {name} said so" if await call(self.func, progress.messages) else None
+
+
+class Stalled(_Reader):
+    """Once so many `turns` in a row moved nothing: empty, mere courtesy, or what the same speaker said
+    before. A human's words, code, its output, files, images and tools always move something.
+    """
+
+    def __init__(self, turns: int = 2) -> None:
+        super().__init__()
+        self.turns = _count("turns", turns)
+
+    def _read(self, known: Any, message: Message) -> tuple[int, set[tuple[str | None, int]]]:
+        state: tuple[int, set[tuple[str | None, int]]] = known or (0, set())
+        idle_turns, said = state
+        key = (message.name, hash(_MARKS.sub(" ", message.content.casefold()).strip()))
+        idle = (key in said or is_courtesy(message.content)) and not _moves(message)
+        said.add(key)
+        return (idle_turns + 1 if idle else 0), said
+
+    def _reason(self, known: Any) -> str | None:
+        idle_turns = known[0] if known else 0
+        return f"stalled: {idle_turns} turns brought nothing new" if idle_turns >= self.turns else None
+
+
+def _moves(message: Message) -> bool:
+    made = message.tool_calls or message.tool_responses or message.inner or message.artifacts or message.parts
+    acted = message.kind in ("human", "code", "handoff") or bool(made)
+    return acted or bool(extract_code_blocks(message.content))
+
+
+# Marks that may differ between two texts that say the same; not "-", "<" and the like.
+_MARKS = re.compile(r"[\s.,!?;:\u2026'\"*_`~\u3002\uff0c\uff01\uff1f]+")
+# Words that make a text a courtesy, and words that may surround them.
+_COURTESIES = """
+absolutely accord acuerdo adiós agree agreed alles alright anything appreciate appreciated awesome bientôt
+bitte bonne bye care cheers dank danke einverstanden enjoy excellent fantastic farewell freut gern gerne glad
+goodbye gracias great gusto happy hesitate journée lgtm looks luck merci nada noted ok okay parfait perfect
+perfecto plaisir pleasure prima revoir sounds super sure thank thankful thanks thx tschüss ty understood
+vielen welcome wiedersehen wonderful worries
+"""
+_FILLERS = """
+a aide all always and any are as ask assist assistance at au auch auf autre avec avez ayuda be beaucoup been
+besoin can chat con could d das day de deine dir don du día el else en encantado es euch ever feel for
+forward fragen free from further future für geschehen good gut ha haben had has hasta have helfen help helped
+helpful helping here herzlichen hilfe i ich if ihnen in is ist it j je jederzeit job kann kein keine kind
+know konnte la las le let like ll look looking lot luego m me melde melde mir mit more most much muchas mucho my n need
+needed nice no noch of on or other our out please por pour problem que questions re reach rien s schön schöne
+schönen see sehr si sie so soon success t tag take talk team that the there this time to too touch toujours
+tout très tu un und une uns us usted ve very votre vous was we weitere well wenn were whenever wieder wish
+with work working would yes you your yourself zeit zu
+"""
+_CHINESE = re.compile(
+    r"(?:谢谢|感谢|多谢|不客气|不用谢|再见|拜拜|好的|没问题|很高兴|帮助|帮到|能够|随时|如果|需要|其他|任何|问题"
+    r"|联系|告诉|祝|愉快|一切|顺利|[你您们的我了啊哦吧能很太非常为到有还请天])+"
+)
+_CHINESE_COURTESY = re.compile("谢|不客气|再见|拜拜|好的|没问题|祝")
+_SUBSTANCE = re.compile(r"[\d:=<>{}\[\]]|\b(?:but|however|not|wrong|instead|error|why|how|aber|mais|pero)\b")
+
+
+def is_courtesy(text: str) -> bool:
+    """Whether a text is empty, or under 25 words that thank, agree or say goodbye and nothing else."""
+    lowered = text.lower()
+    words = re.findall(r"[^\W_]+", lowered)
+    if not words:
+        return True
+    if len(words) >= 25 or _SUBSTANCE.search(lowered):
+        return False
+    courtesies, fillers = _vocabulary()
+    polite = any(word in courtesies or _CHINESE_COURTESY.search(word) for word in words)
+    other = [w for w in words if not (w in courtesies or w in fillers or _CHINESE.fullmatch(w))]
+    spare = (
+        0 if "?" in text else len(words) // 5
+    )  # names or less common phrases, unless they ask for something
+    return polite and len(other) <= spare
+
+
+@functools.cache
+def _vocabulary() -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(_COURTESIES.split()), frozenset(_FILLERS.split())
+
+
+def _count(name: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} is a whole number from 1, not {value!r}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is a text that is not empty, not {value!r}")
+    return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not value or not all(isinstance(one, str) and one for one in value):
+        raise ValueError(f'{name} is a list of names such as ["critic"], not {value!r}')
+    return tuple(value)
