@@ -6,7 +6,6 @@ how far they have read a run's messages, so that a long run stays linear.
 
 from __future__ import annotations
 
-import functools
 import re
 import weakref
 from collections.abc import Callable, MutableMapping, Sequence
@@ -15,9 +14,13 @@ from typing import Any
 
 from agent_client.blocking import call
 from agent_client.code_blocks import extract_code_blocks
+from agent_client.courtesy import is_courtesy
 from agent_client.messages import Message
 from agent_client.termination import last_word_is_terminate
 from agent_client.usage import Usage
+
+# Marks that may differ between two texts that say the same; not "-", "<" and the like.
+_MARKS = re.compile(r"[\s.,!?;:\u2026'\"*_`~\u3002\uff0c\uff01\uff1f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,22 +211,15 @@ class TokenUsageTermination(Condition):
         max_prompt_token: int | None = None,
         max_completion_token: int | None = None,
     ) -> None:
-        if max_total_token is max_prompt_token is max_completion_token is None:
+        given = {"total": max_total_token, "prompt": max_prompt_token, "completion": max_completion_token}
+        self.bounds = {k: _count(f"max_{k}_token", n) for k, n in given.items() if n is not None}
+        if not self.bounds:
             raise ValueError("give max_total_token, max_prompt_token or max_completion_token")
-        self.max_total_token = max_total_token and _count("max_total_token", max_total_token)
-        self.max_prompt_token = max_prompt_token and _count("max_prompt_token", max_prompt_token)
-        self.max_completion_token = max_completion_token and _count(
-            "max_completion_token", max_completion_token
-        )
 
     async def check(self, progress: Progress) -> str | None:
-        used = progress.usage
-        for what, count, bound in (
-            ("total", used.total_tokens, self.max_total_token),
-            ("prompt", used.prompt_tokens, self.max_prompt_token),
-            ("completion", used.completion_tokens, self.max_completion_token),
-        ):
-            if bound is not None and count >= bound:
+        for what, bound in self.bounds.items():
+            count: int = getattr(progress.usage, f"{what}_tokens")
+            if count >= bound:
                 return f"token_usage: {count} {what} tokens of {bound}"
         return None
 
@@ -301,57 +297,6 @@ def _moves(message: Message) -> bool:
     made = message.tool_calls or message.tool_responses or message.inner or message.artifacts or message.parts
     acted = message.kind in ("human", "code", "handoff") or bool(made)
     return acted or bool(extract_code_blocks(message.content))
-
-
-# Marks that may differ between two texts that say the same; not "-", "<" and the like.
-_MARKS = re.compile(r"[\s.,!?;:\u2026'\"*_`~\u3002\uff0c\uff01\uff1f]+")
-# Words that make a text a courtesy, and words that may surround them.
-_COURTESIES = """
-absolutely accord acuerdo adiós agree agreed alles alright anything appreciate appreciated awesome bientôt
-bitte bonne bye care cheers dank danke einverstanden enjoy excellent fantastic farewell freut gern gerne glad
-goodbye gracias great gusto happy hesitate journée lgtm looks luck merci nada noted ok okay parfait perfect
-perfecto plaisir pleasure prima revoir sounds super sure thank thankful thanks thx tschüss ty understood
-vielen welcome wiedersehen wonderful worries
-"""
-_FILLERS = """
-a aide all always and any are as ask assist assistance at au auch auf autre avec avez ayuda be beaucoup been
-besoin can chat con could d das day de deine dir don du día el else en encantado es euch ever feel for
-forward fragen free from further future für geschehen good gut ha haben had has hasta have helfen help helped
-helpful helping here herzlichen hilfe i ich if ihnen in is ist it j je jederzeit job kann kein keine kind
-know konnte la las le let like ll look looking lot luego m me melde melde mir mit more most much muchas mucho my n need
-needed nice no noch of on or other our out please por pour problem que questions re reach rien s schön schöne
-schönen see sehr si sie so soon success t tag take talk team that the there this time to too touch toujours
-tout très tu un und une uns us usted ve very votre vous was we weitere well wenn were whenever wieder wish
-with work working would yes you your yourself zeit zu
-"""
-_CHINESE = re.compile(
-    r"(?:谢谢|感谢|多谢|不客气|不用谢|再见|拜拜|好的|没问题|很高兴|帮助|帮到|能够|随时|如果|需要|其他|任何|问题"
-    r"|联系|告诉|祝|愉快|一切|顺利|[你您们的我了啊哦吧能很太非常为到有还请天])+"
-)
-_CHINESE_COURTESY = re.compile("谢|不客气|再见|拜拜|好的|没问题|祝")
-_SUBSTANCE = re.compile(r"[\d:=<>{}\[\]]|\b(?:but|however|not|wrong|instead|error|why|how|aber|mais|pero)\b")
-
-
-def is_courtesy(text: str) -> bool:
-    """Whether a text is empty, or under 25 words that thank, agree or say goodbye and nothing else."""
-    lowered = text.lower()
-    words = re.findall(r"[^\W_]+", lowered)
-    if not words:
-        return True
-    if len(words) >= 25 or _SUBSTANCE.search(lowered):
-        return False
-    courtesies, fillers = _vocabulary()
-    polite = any(word in courtesies or _CHINESE_COURTESY.search(word) for word in words)
-    other = [w for w in words if not (w in courtesies or w in fillers or _CHINESE.fullmatch(w))]
-    spare = (
-        0 if "?" in text else len(words) // 5
-    )  # names or less common phrases, unless they ask for something
-    return polite and len(other) <= spare
-
-
-@functools.cache
-def _vocabulary() -> tuple[frozenset[str], frozenset[str]]:
-    return frozenset(_COURTESIES.split()), frozenset(_FILLERS.split())
 
 
 def _count(name: str, value: Any) -> int:
