@@ -228,7 +228,8 @@ class TimeoutTermination(Condition):
     """Once the run has taken so long; a turn that has begun is not cut short."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        if not isinstance(timeout_seconds, int | float) or not timeout_seconds > 0:
+        given: object = timeout_seconds
+        if not isinstance(given, int | float) or not given > 0:
             raise ValueError(f"timeout_seconds is a number of seconds above 0, not {timeout_seconds!r}")
         self.timeout_seconds = timeout_seconds
 
