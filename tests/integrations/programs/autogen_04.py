@@ -183,5 +183,14 @@ def case_restart_starts_over_and_calls_wait_for_each_other(here: Path) -> None:
     asyncio.run(go())
 
 
+def case_the_guide(here: Path) -> None:
+    """What the page shows works as it is written."""
+    model = ReplayChatCompletionClient([f"```python\n{harness.MADE}\n```", "It is 42. TERMINATE"])
+    for text in harness.snippets("AutoGen 0.4 and later", "json"):
+        assert isinstance(CodeExecutor.load_component(json.loads(text)), CodecellCodeExecutor)
+    assert "It is 42. TERMINATE" in harness.guide("AutoGen 0.4 and later", model=model)
+    assert (here / "coding" / "out.txt").read_text() == "made"
+
+
 if __name__ == "__main__":
     harness.main(dict(globals()))

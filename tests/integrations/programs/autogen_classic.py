@@ -131,5 +131,16 @@ def case_a_session_that_went_away(here: Path) -> None:
         assert result.output.endswith("here\n"), result
 
 
+def case_the_guide(here: Path) -> None:
+    """What the page shows works as it is written."""
+    with harness.scripted_model(f"```python\n{harness.MADE}\n```") as url:
+        config = {
+            "config_list": [{"model": "scripted", "base_url": url, "api_key": "none"}],
+            "cache_seed": None,
+        }
+        assert "['out.txt']" in harness.guide("AutoGen 0.2 and AG2", model_config=config)
+    assert (here / "coding" / "out.txt").read_text() == "made"
+
+
 if __name__ == "__main__":
     harness.main(dict(globals()))

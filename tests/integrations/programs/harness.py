@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -12,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from agent_client.client import ExecutorClient
 
 DEADLINE = 30.0
+MADE = "open('out.txt', 'w').write('made'); print(6 * 7)"
 FOREVER = "x = 41\nopen('begun', 'w').close()\nwhile True:\n    pass"  # and the state that must outlive it
 NOISE = "print('x' * 10_000_000, end='')\nprint('the end')"
 
@@ -66,7 +69,7 @@ def wait_until_begun() -> None:
     raise AssertionError("the code did not begin")
 
 
-@contextmanager
+@contextlib.contextmanager
 def when_begun(act: Callable[[], object]) -> Iterator[None]:
     """Meanwhile, call `act` from another thread as soon as the code of `FOREVER` runs."""
 
@@ -91,12 +94,29 @@ def error_of(kind: type[BaseException], act: Callable[[], object]) -> str:
     raise AssertionError(f"no {kind.__name__} was raised")
 
 
+def snippets(title: str, language: str) -> list[str]:
+    """What docs/integrations.md shows in that language below `title`."""
+    page = Path(__file__).parents[3].joinpath("docs", "integrations.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    found = re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found
+
+
+def guide(title: str, **names: object) -> str:
+    """Run the Python that is shown below `title`, with these names; what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for snippet in snippets(title, "python"):
+            exec(compile(snippet, title, "exec"), names)
+    return printed.getvalue()
+
+
 def press_ctrl_c() -> None:
     """As the terminal does it."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@contextmanager
+@contextlib.contextmanager
 def at_once() -> Iterator[None]:
     """What is inside must be done in far less time than the code's own limit."""
     begun = time.monotonic()
@@ -104,7 +124,7 @@ def at_once() -> Iterator[None]:
     assert time.monotonic() - begun < DEADLINE, "it took too long"
 
 
-@contextmanager
+@contextlib.contextmanager
 def scripted_model(*replies: str) -> Iterator[str]:
     """The base URL of a chat-completions endpoint that gives these replies in order, then TERMINATE."""
     left = list(replies)

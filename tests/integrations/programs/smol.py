@@ -148,5 +148,12 @@ def case_ctrl_c_stops_the_code_at_once(here: Path) -> None:
         assert "ZeroDivisionError" in harness.error_of(InterpreterError, lambda: executor("1/0"))
 
 
+def case_the_guide(here: Path) -> None:
+    """What the page shows works as it is written."""
+    model = Scripted(f"{harness.MADE}\nfinal_answer(42)")
+    assert "42" in harness.guide("smolagents", model=model)
+    assert (here / "coding" / "out.txt").read_text() == "made"
+
+
 if __name__ == "__main__":
     harness.main(dict(globals()))

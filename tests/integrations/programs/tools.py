@@ -21,6 +21,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from agent_client.integrations import langchain, openai_agents, pydantic_ai
 
 FIRST = {"code": "x = 41\nopen('out.txt', 'w').write('made')\nprint(x + 1)"}
+NAME = openai_agents.CodecellTool().name
 SECOND = {"code": "print(x + 2)"}
 
 
@@ -165,8 +166,8 @@ def case_openai_agents_cancelled(here: Path) -> None:
         cancelled_at_once(run, after)
 
 
-def pydantic_agent(tool: pydantic_ai.CodecellTool, *items: Any) -> PydanticAgent:
-    """An agent whose model does these things in turn: arguments of calls, or a text to end on."""
+def pydantic_model(*items: Any) -> FunctionModel:
+    """A model that does these things in turn: arguments of calls, or a text to end on."""
     left = list(items)
 
     def model(_: list[pydantic_messages.ModelMessage], info: AgentInfo) -> pydantic_messages.ModelResponse:
@@ -178,13 +179,14 @@ def pydantic_agent(tool: pydantic_ai.CodecellTool, *items: Any) -> PydanticAgent
             parts=[pydantic_messages.ToolCallPart(name, arguments) for arguments in item]
         )
 
-    return PydanticAgent(FunctionModel(model), tools=[tool])
+    return FunctionModel(model)
 
 
 def case_pydantic_ai(here: Path) -> None:
     """Text for the model, artifacts as metadata, calls at the same time, failures as text."""
     with pydantic_ai.CodecellTool(work_dir=here / "work") as tool:
-        agent = pydantic_agent(tool, [FIRST], [SECOND, {"code": "1/0"}], [{"wrong": "argument"}], "It is 42.")
+        model = pydantic_model([FIRST], [SECOND, {"code": "1/0"}], [{"wrong": "argument"}], "It is 42.")
+        agent = PydanticAgent(model, tools=[tool])
         result = agent.run_sync("Task")
         assert result.output == "It is 42."
         parts = [part for message in result.all_messages() for part in message.parts]
@@ -200,7 +202,8 @@ def case_pydantic_ai(here: Path) -> None:
 def case_pydantic_ai_cancelled(here: Path) -> None:
     """Cancelling the run kills the code at once."""
     with pydantic_ai.CodecellTool(timeout=300) as tool:
-        agent = pydantic_agent(tool, [{"code": harness.FOREVER}], [{"code": "print(x + 1)"}], "42")
+        model = pydantic_model([{"code": harness.FOREVER}], [{"code": "print(x + 1)"}], "42")
+        agent = PydanticAgent(model, tools=[tool])
 
         async def run() -> object:
             return await agent.run("Task")
@@ -209,6 +212,18 @@ def case_pydantic_ai_cancelled(here: Path) -> None:
             return str((await agent.run("Task")).all_messages()[-2])
 
         cancelled_at_once(run, after)
+
+
+def case_the_guide(here: Path) -> None:
+    """What the page shows works as it is written."""
+    assert "42" in harness.guide("LangChain")
+    arguments = {"code": harness.MADE}
+    model = Scripted([(NAME, json.dumps(arguments))], ["It is 42."])
+    assert "It is 42. [Artifact(name='out.txt'" in harness.guide("OpenAI Agents SDK", model=model)
+    assert "It is 42. [Artifact(name='out.txt'" in harness.guide(
+        "Pydantic AI", model=pydantic_model([arguments], "It is 42.")
+    )
+    assert (here / "coding" / "out.txt").read_text() == "made"
 
 
 if __name__ == "__main__":
