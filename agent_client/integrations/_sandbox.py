@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from agent_client.blocking import PerLoop, run_sync
 from agent_client.code_blocks import ALIASES, CodeBlock, filename_of, infer_language
-from agent_client.errors import ServiceFault, SessionBusy, StreamBroken
+from agent_client.errors import BackendUnavailable, ServiceFault, SessionBusy, StreamBroken
 from agent_client.executors.base import CodeExecutor, CodeResult, ProgressSink
 from agent_client.messages import Artifact
 
@@ -60,6 +60,8 @@ class Sandbox:
         async with self._turn.get():
             try:
                 result = await self._when_free(blocks, on_progress)
+            except BackendUnavailable:
+                raise
             except (StreamBroken, ServiceFault) as error:
                 return CodeResult(exit_code=1, output=f"The code was not run to its end: {error}\n")
             self._made |= {artifact.name: artifact for artifact in result.artifacts}
