@@ -172,15 +172,31 @@ class DiskFull(ServiceFault):
 
 
 class ModelError(CodecellError):
-    """The model's endpoint failed or refused."""
+    """The model's endpoint failed or refused. `retry_after` is the wait in seconds that it asked for."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelUnreachable(ModelError):
-    """The model's endpoint does not answer."""
+    """The model's endpoint does not answer, or broke off."""
+
+
+class ModelTimeout(ModelUnreachable):
+    """The model's endpoint took too long, for an answer or for the next piece of one."""
+
+
+class ModelRateLimited(ModelError):
+    """The model's endpoint wants to be asked less often, or has no quota left."""
 
 
 class ModelAuthenticationFailed(ModelError):
     """The model's endpoint wants another key."""
+
+
+class ModelRequestRefused(ModelError):
+    """The request itself is wrong: another endpoint would refuse it too."""
 
 
 def api_error(

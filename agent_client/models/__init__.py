@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent_client.models.base import ModelClient, ModelResponse
 from agent_client.models.config import model_client_from
+from agent_client.models.config_list import config_list_from_json, filter_config
 from agent_client.models.openai_chat import OpenAIChatCompletionClient
 from agent_client.models.replay import ReplayChatCompletionClient
 
@@ -12,5 +13,7 @@ __all__ = [
     "ModelResponse",
     "OpenAIChatCompletionClient",
     "ReplayChatCompletionClient",
+    "config_list_from_json",
+    "filter_config",
     "model_client_from",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,14 @@ from agent_client.usage import Usage
 
 
 class ReplayChatCompletionClient:
-    """Gives the replies in order. `calls` holds the messages of each call so far."""
+    """Gives the replies in order, whoever asks, from any loop or thread: an exception is raised, a str counts
+    as a token for every 4 characters of it and of the messages, at least one each. `calls` holds the messages
+    of each call so far.
+    """
 
-    def __init__(self, replies: Iterable[str | ModelResponse]) -> None:
+    def __init__(self, replies: Iterable[str | ModelResponse | Exception]) -> None:
         self._replies = tuple(replies)
+        self._lock = threading.Lock()
         self.calls: list[tuple[Message, ...]] = []
 
     async def create(
@@ -30,13 +35,22 @@ class ReplayChatCompletionClient:
 
         Raises:
             ModelError: all replies have been given.
+            Exception: the one that is next.
         """
-        if len(self.calls) >= len(self._replies):
-            raise ModelError(f"the replay has only {len(self._replies)} replies and was asked for one more")
-        reply = self._replies[len(self.calls)]
-        self.calls.append(tuple(messages))
+        with self._lock:
+            index = len(self.calls)
+            if index >= len(self._replies):
+                raise ModelError(
+                    f"the replay has only {len(self._replies)} replies and was asked for one more"
+                )
+            self.calls.append(tuple(messages))
+        reply = self._replies[index]
+        if isinstance(reply, Exception):
+            raise reply
         if isinstance(reply, str):
-            reply = ModelResponse(content=reply, usage=Usage(requests=1), model="replay")
+            asked = sum(len(message.content) for message in messages)
+            used = Usage(requests=1, prompt_tokens=1 + asked // 4, completion_tokens=1 + len(reply) // 4)
+            reply = ModelResponse(content=reply, usage=used, model="replay")
         if stream is not None:
             for piece in re.findall(r"\S+\s*|\s+", reply.content):
                 stream(piece)
