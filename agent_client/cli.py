@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from agent_client.cli_run import run_code, size, stdin_of
+from agent_client.cli_run import run_code, size
 from agent_client.errors import CodecellError
 
 OUR_FAULT = 125  # not the program's: no service, no key, refused
@@ -104,14 +104,20 @@ def parser() -> argparse.ArgumentParser:
     chat = commands.add_parser(
         "chat", parents=[service], help="give a task to an assistant that writes and runs code"
     )
-    chat.add_argument("task", help="the task, or - for standard input")
+    chat.add_argument("task", nargs="?", help="the task, or - for standard input")
     chat.add_argument(
         "--model", default=os.environ.get("OPENAI_MODEL", DEFAULT_MODEL), help="default: %(default)s"
     )
+    chat.add_argument("--agents", type=Path, metavar="FILE.toml", help="a team of your own (docs/agents.md)")
     chat.add_argument("--work-dir", type=Path, metavar="DIR", help="its files go in, new ones come out")
     chat.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each block of code")
-    chat.add_argument("--max-turns", type=int, metavar="N")
-    chat.add_argument("--ask", action="store_true", help="ask you before it ends")
+    chat.add_argument("--max-turns", type=int, metavar="N", help="so many messages of the agents at most")
+    chat.add_argument("--budget", metavar="AMOUNT", help="0.5 (money), 20000t (tokens) or 50r (model calls)")
+    chat.add_argument("--human", "--ask", action="store_true", help="ask you whenever it is your turn")
+    chat.add_argument("--save", type=Path, metavar="FILE", help="keep the conversation and its session")
+    chat.add_argument("--resume", type=Path, metavar="FILE", help="go on with what --save kept")
+    chat.add_argument("--answer", metavar="TEXT", help="with --resume: answer the question that waits")
+    chat.add_argument("--transcript", type=Path, metavar="FILE", help="record it: out.jsonl or out.html")
     chat.set_defaults(command=_chat)
 
     demo = commands.add_parser("demo", help="see an assistant plot real data: no key and no service needed")
@@ -142,32 +148,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _chat(arguments: argparse.Namespace) -> int:
     if arguments.max_turns is not None and arguments.max_turns < 1:
-        return _fail("--max-turns is a number of round trips above zero", 2)
+        return _fail("--max-turns is a number of messages above zero", 2)
     if arguments.work_dir is not None:
         try:
             arguments.work_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return _fail(f"--work-dir is no directory that can be used: {error}", 2)
-    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+    if not (arguments.agents or os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         return _fail(
             "no model. Set OPENAI_API_KEY (OPENAI_BASE_URL for another endpoint than OpenAI's,"
             " --model for its model). `codecell demo` needs no key.",
             2,
         )
-    from agent_client import AssistantAgent, OpenAIChatCompletionClient, RemoteCodeExecutor, UserProxyAgent
+    from agent_client.cli_chat import WrongUse, run_chat
 
-    task = stdin_of(sys.stdin).decode("utf-8", "replace") if arguments.task == "-" else arguments.task
-    executor = RemoteCodeExecutor(
-        base_url=arguments.url, api_key=arguments.key, work_dir=arguments.work_dir, timeout=arguments.timeout
-    )
-    assistant = AssistantAgent("assistant", model_client=OpenAIChatCompletionClient(arguments.model))
-    user = UserProxyAgent(
-        "user_proxy",
-        human_input_mode="TERMINATE" if arguments.ask else "NEVER",
-        code_execution_config={"executor": executor},
-    )
-    result = user.initiate_chat(assistant, task, max_turns=arguments.max_turns)
-    return 0 if result.stop_reason.startswith(("termination message", "human")) else 1
+    try:
+        return run_chat(arguments)
+    except WrongUse as error:
+        return _fail(str(error), 2)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

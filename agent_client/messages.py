@@ -134,6 +134,8 @@ class Message:
     def save(self) -> dict[str, Json]:
         """All of it as JSON (artifacts by name, type and path; bytes are left out)."""
         made = self.to_dict() | {"content": self.content, "kind": self.kind}
+        for response, saved in zip(self.tool_responses, made.get("tool_responses", ()), strict=False):
+            saved |= {"name": response.name, "is_error": response.is_error}
         made |= {"target": self.target} if self.target else {}
         made |= {"parts": [dict(p) for p in self.parts]} if self.parts else {}
         made |= {"inner": [m.save() for m in self.inner]} if self.inner else {}
@@ -193,4 +195,5 @@ def _response(response: Mapping[str, Json]) -> ToolResponse:
         call_id=str(response.get("tool_call_id", "")),
         name=str(response.get("name", "")),
         content=str(response.get("content", "")),
+        is_error=bool(response.get("is_error", False)),
     )

@@ -53,11 +53,14 @@ class BudgetSpent(Exception):
 
 
 class UsageMeter:
-    """Counts a run's model calls, by model. One meter per run, shared by its agents."""
+    """Counts a run's model calls, by model. One meter per run, shared by its agents; what a run inside a
+    run uses counts for both.
+    """
 
-    def __init__(self, limits: UsageLimits) -> None:
+    def __init__(self, limits: UsageLimits, parent: UsageMeter | None = None) -> None:
         self.limits = limits
         self.by_model: dict[str, Usage] = {}
+        self._parent = parent
 
     @property
     def total(self) -> Usage:
@@ -72,9 +75,13 @@ class UsageMeter:
         reason = self.limits.exceeded_by(self.total)
         if reason:
             raise BudgetSpent(reason)
+        if self._parent is not None:
+            self._parent.check()
 
     def add(self, model: str, used: Usage) -> None:
         self.by_model[model] = self.by_model.get(model, Usage()) + used
+        if self._parent is not None:
+            self._parent.add(model, used)
 
     def cost(self) -> dict[str, Any]:
         """The `cost` of a `ChatResult`, in AutoGen's shape (nothing here is ever cached)."""

@@ -1,4 +1,4 @@
-"""Replying by running code: which message's blocks run, by what, and how the reply reads."""
+"""Replying by running code: which message's blocks run, and by what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from agent_client.chat_events import ArtifactCreated, ChatEvent, CodeOutput, CodeStarted, Notice
 from agent_client.code_blocks import CodeBlock, extract_code_blocks
-from agent_client.executors.base import ArtifactMade, BlockStarted, CodeExecutor, CodeResult, Output, Progress
+from agent_client.executors.base import ArtifactMade, BlockStarted, CodeExecutor, Output, Progress
 from agent_client.executors.remote import DEFAULT_TIMEOUT, RemoteCodeExecutor
 from agent_client.messages import Message
 
@@ -29,18 +29,13 @@ def blocks_to_run(messages: Sequence[Message], last_n: LastN = "auto") -> list[C
     return []
 
 
-def reply_text(result: CodeResult) -> str:
-    """`exitcode: 0 (execution succeeded)`, and the output."""
-    how = "execution succeeded" if result.exit_code == 0 else "execution failed"
-    return f"exitcode: {result.exit_code} ({how})\nCode output: {result.output}"
-
-
 def chat_event(progress: Progress, *, agent: str, count: int) -> ChatEvent:
     """An executor's progress as an event of the conversation."""
     match progress:
         case BlockStarted():
+            block, index = progress.block, progress.index
             return CodeStarted(
-                agent=agent, language=progress.block.language, index=progress.index, count=count
+                agent=agent, language=block.language, index=index, count=count, code=block.code
             )
         case Output():
             return CodeOutput(agent=agent, text=progress.text, stream=progress.stream)

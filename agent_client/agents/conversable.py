@@ -1,31 +1,42 @@
-"""The agent that the others are made of: it replies by human, code, model or default, in that order."""
+"""The agent that the others are made of: replies by human, tools, code, model or default, in that order."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agent_client.agents.chats import ChatPlan, a_initiate_chats, initiate_chats, nested_reply
 from agent_client.agents.code_reply import (
     CodeExecutionConfig,
     blocks_to_run,
     chat_event,
     executor_from,
     last_n_from,
-    reply_text,
 )
 from agent_client.agents.human import AutoReply, End, HumanInputMode, Say, Situation, decide, heed
+from agent_client.agents.tool_reply import answer_calls, for_model
 from agent_client.agents.two_party import TwoParty
 from agent_client.blocking import blocking_form, call, in_caller
 from agent_client.chat_events import HumanAsked, ModelText, Notice
-from agent_client.conversation import Run, Stop, Turn
-from agent_client.messages import Message
-from agent_client.models.base import ModelClient
+from agent_client.conversation import ChatResult, InputPending, PendingInput, Run, Stop, Turn
+from agent_client.messages import Message, ToolCall
+from agent_client.models.base import ModelClient, ModelResponse
 from agent_client.models.config import model_client_from
 from agent_client.termination import IsTermination, last_word_is_terminate
+from agent_client.tools.base import Tool, schema_of
+from agent_client.tools.code import reply_text
+from agent_client.tools.function import FunctionTool
 
 MAX_CONSECUTIVE_AUTO_REPLY = 100
+MAX_TOOL_ITERATIONS = 20
+HOOKS = (
+    "update_agent_state",
+    "process_last_received_message",
+    "process_all_messages_before_reply",
+    "process_message_before_send",
+)
 InputFunc = Callable[[str], str | Awaitable[str]]
 ReplyFunc = Callable[..., Any]
 
@@ -39,7 +50,8 @@ class _Registered:
 
 class ConversableAgent(TwoParty):
     """One party of a conversation. Arguments as in AutoGen; `model_client` may stand for `llm_config`,
-    `input_func(prompt)` (sync or async) for the keyboard.
+    `input_func(prompt)` (sync or async) for the keyboard. `tools` are run inside the agent's own turn, at
+    most `max_tool_iterations` times before it must answer.
     """
 
     def __init__(
@@ -56,6 +68,8 @@ class ConversableAgent(TwoParty):
         *,
         model_client: ModelClient | None = None,
         input_func: InputFunc | None = None,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        max_tool_iterations: int = MAX_TOOL_ITERATIONS,
     ) -> None:
         if human_input_mode not in ("ALWAYS", "TERMINATE", "NEVER"):
             raise ValueError(f"human_input_mode is ALWAYS, TERMINATE or NEVER, not {human_input_mode!r}")
@@ -69,21 +83,88 @@ class ConversableAgent(TwoParty):
         self.max_consecutive_auto_reply = MAX_CONSECUTIVE_AUTO_REPLY if limit is None else limit
         self.model_client = model_client or (model_client_from(llm_config) if llm_config else None)
         self.code_executor = executor_from(code_execution_config)
+        self.tools: dict[str, Tool] = {}  # run by this agent, for others' calls and its own
+        self.max_tool_iterations = max_tool_iterations
+        self._called: dict[str, Tool] = {}  # told to the model
         self._last_n = last_n_from(code_execution_config)
         self._is_termination = is_termination_msg or last_word_is_terminate
         self._default = default_auto_reply
         self._input = input_func
         self._registered: list[_Registered] = []
+        self._others_removed = False
+        self._hooks: dict[str, list[Callable[..., Any]]] = {name: [] for name in HOOKS}
         self._auto_replies: dict[str, int] = {}
+        for given in tools:
+            self.add_tool(given)
+
+    def add_tool(self, given: Tool | Callable[..., Any], *, call: bool = True, run: bool = True) -> Tool:
+        """Tell the model of a tool (`call`), and have this agent run it (`run`).
+
+        Raises:
+            ValueError: another tool has that name, or the function cannot be a tool.
+        """
+        tool = _tool(given, None, None)
+        for wanted, known in ((call, self._called), (run, self.tools)):
+            if wanted and known.setdefault(tool.name, tool) is not tool:
+                raise ValueError(f"{self.name} has a tool named {tool.name!r} already")
+        return tool
+
+    def register_for_llm(
+        self, *, name: str | None = None, description: str | None = None, **_: Any
+    ) -> Callable[[Any], Any]:
+        """A decorator: the agent's model may call the function, which another agent runs."""
+        return lambda function: self.add_tool(_tool(function, name, description), run=False)
+
+    def register_for_execution(
+        self, name: str | None = None, *, description: str | None = None
+    ) -> Callable[[Any], Any]:
+        """A decorator: the agent runs the function when another's model calls it."""
+        return lambda function: self.add_tool(_tool(function, name, description), call=False)
 
     def register_reply(
-        self, trigger: Any, reply_func: ReplyFunc, position: int = 0, config: Any = None
+        self,
+        trigger: Any,
+        reply_func: ReplyFunc,
+        position: int = 0,
+        config: Any = None,
+        *,
+        remove_other_reply_funcs: bool = False,
     ) -> None:
         """Put a reply function ahead of all others. `trigger`: an agent, its name, a class, a callable of the
         sender, a list of these, or None for no sender. `reply_func(recipient, messages, sender, config)`
         gives `(final, reply)`; sync or async.
         """
+        if remove_other_reply_funcs:
+            self._registered.clear()
+            self._others_removed = True
         self._registered.insert(position, _Registered(trigger=trigger, function=reply_func, config=config))
+
+    def register_nested_chats(
+        self, chat_queue: Sequence[ChatPlan], trigger: Any, *, position: int = 0
+    ) -> None:
+        """Reply to `trigger` (as in `register_reply`) with what comes of chats of its own: each a dict of
+        `recipient` and arguments of `initiate_chat`. The first one's message is the one received unless it
+        has its own; a callable message gets `(recipient, messages, sender, config)`. The reply is the last
+        chat's summary. The model calls of nested chats count against the outer run's limits.
+        """
+        self.register_reply(trigger, nested_reply(chat_queue), position)
+
+    def initiate_chats(self, chat_queue: Sequence[ChatPlan]) -> list[ChatResult]:
+        """`initiate_chats` with this agent as the sender where a chat names none."""
+        return initiate_chats([{"sender": self, **chat} for chat in chat_queue])
+
+    async def a_initiate_chats(self, chat_queue: Sequence[ChatPlan]) -> dict[int, ChatResult]:
+        """`a_initiate_chats` with this agent as the sender where a chat names none."""
+        return await a_initiate_chats([{"sender": self, **chat} for chat in chat_queue])
+
+    def register_hook(self, hookable_method: str, hook: Callable[..., Any]) -> None:
+        """Have `hook` change what the agent receives or sends, as in AutoGen: `update_agent_state(agent,
+        messages)`, `process_last_received_message(text)`, `process_all_messages_before_reply(messages)`,
+        `process_message_before_send(sender=, message=, recipient=, silent=)`. Sync or async.
+        """
+        if hookable_method not in self._hooks:
+            raise ValueError(f"{hookable_method!r} is no hook; known: {', '.join(HOOKS)}")
+        self._hooks[hookable_method].append(hook)
 
     async def a_generate_reply(
         self, messages: Sequence[Mapping[str, Any]] | None = None, sender: ConversableAgent | None = None
@@ -94,37 +175,77 @@ class ConversableAgent(TwoParty):
         reply = await self.respond(Turn(run=Run(), sender=sender, messages=seen))
         if isinstance(reply, Stop):
             return None
-        return {**reply.to_dict()} if reply.extra else reply.content
+        return reply.to_dict() if reply.extra or reply.tool_calls or reply.tool_responses else reply.content
 
     generate_reply = blocking_form(a_generate_reply)
 
     async def respond(self, turn: Turn) -> Message | Stop:
-        """Reply: registered functions, termination and human, code, model, default."""
+        """Reply: registered functions, termination and human, tools, code, model, default."""
+        turn = await self._hooked(turn)
         registered = await self._registered_reply(turn)
-        if registered is not None:
+        if registered is None and not self._others_removed:
+            registered = await self._reply(turn)
+        if registered is None:
+            if self._default is None:
+                return Stop(reason=f"no reply: {self.name} has nothing to say")
+            registered = Message.of(self._default)
+        if isinstance(registered, Stop) or turn.sender is None:
             return registered
-        human = await self._human_reply(turn)
-        if human is not None:
-            return human
-        for reply_with in (self._code_reply, self._model_reply):
-            reply = await reply_with(turn)
-            if reply is not None:
-                return reply
-        if self._default is None:
-            return Stop(reason=f"no reply: {self.name} has nothing to say")
-        return Message.of(self._default)
+        return await self._processed(registered, turn.sender)
 
     async def run_ended(self) -> None:
         """Let the code executor close its session, unless it keeps it, and the model its connections."""
-        if self.code_executor is not None and hasattr(self.code_executor, "run_ended"):
-            await self.code_executor.run_ended()
+        for held in (self.code_executor, *self.tools.values()):
+            if held is not None and hasattr(held, "run_ended"):
+                await held.run_ended()
         close = getattr(self.model_client, "close", None)
         if close is not None:
             await close()
 
-    def new_chat_with(self, other: str) -> None:
-        """A chat begins: the auto-reply counter for that sender starts anew."""
-        self._auto_replies.pop(other, None)
+    def new_chat(self) -> None:
+        """A chat begins: the auto-reply counters start anew."""
+        self._auto_replies.clear()
+
+    def save_counters(self) -> dict[str, Any]:
+        state: Mapping[str, Any] = getattr(self.code_executor, "save_state", dict)()
+        return {"auto_replies": dict(self._auto_replies), "executor": state}
+
+    def load_counters(self, saved: Mapping[str, Any]) -> None:
+        self._auto_replies = {str(k): int(v) for k, v in saved.get("auto_replies", {}).items()}
+        load = getattr(self.code_executor, "load_state", None)
+        if load is not None and saved.get("executor"):
+            load(saved["executor"])
+
+    async def _reply(self, turn: Turn) -> Message | Stop | None:
+        if turn.setting != "team":
+            human = await self._human_reply(turn)
+            if human is not None:
+                return human
+        for reply_with in (self._tool_reply, self._code_reply, self._model_reply):
+            reply = await reply_with(turn)
+            if reply is not None:
+                return reply
+        return None
+
+    async def _hooked(self, turn: Turn) -> Turn:
+        for hook in self._hooks["update_agent_state"]:
+            await call(hook, self, [message.to_dict() for message in turn.messages])
+        messages = list(turn.messages)
+        for hook in self._hooks["process_all_messages_before_reply"]:
+            messages = [Message.of(m) for m in await call(hook, [message.to_dict() for message in messages])]
+        for hook in self._hooks["process_last_received_message"]:
+            if messages and messages[-1].content:
+                text = await call(hook, messages[-1].content)
+                messages[-1] = replace(messages[-1], content=str(text))
+        return replace(turn, messages=messages)
+
+    async def _processed(self, message: Message, recipient: Any) -> Message:
+        for hook in self._hooks["process_message_before_send"]:
+            plain = message.to_dict() if message.extra or message.parts else message.content
+            made = await _with_keywords(hook, sender=self, message=plain, recipient=recipient, silent=False)
+            changed = Message.of(made)
+            message = replace(message, content=changed.content, parts=changed.parts, extra=changed.extra)
+        return message
 
     async def _registered_reply(self, turn: Turn) -> Message | Stop | None:
         for registered in self._registered:
@@ -141,30 +262,49 @@ class ConversableAgent(TwoParty):
         last = turn.messages[-1].to_dict() if turn.messages else {"content": ""}
         situation = Situation(
             mode=self.human_input_mode,
-            terminal=not turn.about_task and bool(self._is_termination(last)),
+            terminal=not turn.about_task and bool(await call_here(self._is_termination, last)),
             auto_replies=self._auto_replies.get(turn.sender_name, 0),
             allowed=self.max_consecutive_auto_reply,
         )
         plan: Any = decide(situation, name=self.name, sender=turn.sender_name)
         asked = not isinstance(plan, End | AutoReply)
         if asked:
-            plan = heed(situation, await self._ask(plan.prompt, turn), sender=turn.sender_name)
+            plan = heed(situation, await self.ask(plan.prompt, turn.run), sender=turn.sender_name)
         if isinstance(plan, End | Say):
             self._auto_replies[turn.sender_name] = 0
-            return Stop(reason=plan.reason) if isinstance(plan, End) else Message(content=plan.text)
+            if isinstance(plan, End):
+                return Stop(reason=plan.reason)
+            return Message(content=plan.text, kind="human")
         self._auto_replies[turn.sender_name] = situation.auto_replies + 1
         if self.human_input_mode != "NEVER":
             turn.run.emit(Notice(agent=self.name, text="USING AUTO REPLY..."))
         return None
 
-    async def _ask(self, prompt: str, turn: Turn) -> str:
-        turn.run.emit(HumanAsked(agent=self.name, prompt=prompt))
-        answer = await ask_human(self._input, prompt)
+    async def ask(self, prompt: str, run: Run) -> str:
+        """Ask the agent's human; the answer that the run was resumed with comes first.
+
+        Raises:
+            InputPending: there is no answer yet.
+        """
+        answer = run.take_answer()
+        if answer is None:
+            run.emit(HumanAsked(agent=self.name, prompt=prompt))
+            try:
+                answer = await ask_human(self._input, prompt)
+            except InputPending:
+                run.pending = PendingInput(agent=self.name, prompt=prompt)
+                raise
         if answer:
-            turn.run.human_input.append(answer)
+            run.human_input.append(answer)
         else:
-            turn.run.emit(Notice(agent=self.name, text="NO HUMAN INPUT RECEIVED."))
+            run.emit(Notice(agent=self.name, text="NO HUMAN INPUT RECEIVED."))
         return answer
+
+    async def _tool_reply(self, turn: Turn) -> Message | None:
+        last = turn.messages[-1] if turn.messages else None
+        if last is None or not last.tool_calls or last.role == "assistant":
+            return None
+        return await answer_calls(self.name, last.tool_calls, self.tools, turn.run)
 
     async def _code_reply(self, turn: Turn) -> Message | None:
         if self.code_executor is None:
@@ -176,27 +316,62 @@ class ConversableAgent(TwoParty):
         result = await self.code_executor.execute_code_blocks(
             blocks, lambda progress: turn.run.emit(chat_event(progress, agent=self.name, count=count))
         )
-        return Message(content=reply_text(result), artifacts=tuple(result.artifacts))
+        return Message(content=reply_text(result), kind="code", artifacts=tuple(result.artifacts))
 
     async def _model_reply(self, turn: Turn) -> Message | None:
         if self.model_client is None:
             return None
+        inner: list[Message] = []
+        for made in range(self.max_tool_iterations + 1):
+            response = await self._ask_model(turn, inner, tools=made < self.max_tool_iterations)
+            own = [wanted for wanted in response.tool_calls if self._runs_itself(wanted)]
+            others = [wanted for wanted in response.tool_calls if wanted not in own]
+            if own:
+                inner.append(Message(content=response.content, role="assistant", tool_calls=own))
+                inner.append(await answer_calls(self.name, own, self.tools, turn.run))
+                passed_on = self._after_tools(own, inner)
+                if passed_on is not None:
+                    return passed_on
+            if others or not own:
+                content = response.content if not own else ""
+                break
+        else:
+            content, others = f"{self.name} went on calling tools without an answer.", []
+        artifacts = tuple(made for message in inner for made in message.artifacts)
+        return Message(content=content, tool_calls=others, inner=tuple(inner), artifacts=artifacts)
+
+    def _runs_itself(self, wanted: ToolCall) -> bool:
+        """Whether a call of its model is its own to answer: also one of a tool that nobody has."""
+        return wanted.name in self.tools or wanted.name not in self._called
+
+    def _after_tools(
+        self,
+        calls: Sequence[ToolCall],  # noqa: ARG002 - for those who override it
+        inner: Sequence[Message],  # noqa: ARG002
+    ) -> Message | None:
+        """What the agent says without asking its model again, once its calls are answered; None: it asks."""
+        return None
+
+    async def _ask_model(self, turn: Turn, inner: Sequence[Message], *, tools: bool) -> ModelResponse:
+        assert self.model_client is not None
         turn.run.meter.check()
         system = [Message(role="system", content=self.system_message)] if self.system_message else []
+        seen = for_model([*turn.messages, *inner], named=turn.setting != "two")
 
         def heard(text: str) -> None:
             turn.run.emit(ModelText(agent=self.name, recipient=turn.sender_name, text=text))
 
-        response = await self.model_client.create([*system, *map(_unnamed, turn.messages)], stream=heard)
+        schemas = [schema_of(tool) for tool in self._called.values()] if tools else []
+        response = await self.model_client.create([*system, *seen], tools=schemas, stream=heard)
         turn.run.meter.add(response.model, response.usage)
-        return Message(content=response.content)
+        return response
 
 
 async def ask_human(input_func: InputFunc | None, prompt: str) -> str:
     """A human's answer, stripped; without a keyboard (end of input) it is "exit"."""
     try:
         if input_func is None:
-            return (await in_caller(lambda: input(prompt))).strip()
+            return (await in_caller(lambda: _keyboard(prompt))).strip()
         if inspect.iscoroutinefunction(input_func):
             return str(await input_func(prompt)).strip()
         answer = await in_caller(lambda: input_func(prompt))
@@ -205,9 +380,27 @@ async def ask_human(input_func: InputFunc | None, prompt: str) -> str:
         return "exit"
 
 
-def _unnamed(message: Message) -> Message:
-    """As a model gets it: between two, the roles say who speaks."""
-    return Message(content=message.content, role=message.role, extra=message.extra)
+def _keyboard(prompt: str) -> str:
+    try:
+        import readline  # noqa: F401 - editing and history, where the platform has it
+    except ImportError:
+        pass
+    return input(prompt)
+
+
+async def call_here(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's short function on the loop itself, sync or async: it is made for every message."""
+    value = function(*args)
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _with_keywords(function: Callable[..., Any], **kwargs: Any) -> Any:
+    return await call(lambda: function(**kwargs))
+
+
+def _tool(function: Any, name: str | None, description: str | None) -> Tool:
+    tool: Tool = function if hasattr(function, "parameters") else FunctionTool(function, description, name)
+    return tool
 
 
 def _triggers(trigger: Any, sender: Any) -> bool:
@@ -219,6 +412,6 @@ def _triggers(trigger: Any, sender: Any) -> bool:
         return bool(trigger == sender.name)
     if isinstance(trigger, type):
         return isinstance(sender, trigger)
-    if isinstance(trigger, ConversableAgent):
+    if isinstance(trigger, TwoParty):
         return trigger is sender
     return bool(trigger(sender))

@@ -1,42 +1,60 @@
-"""Starting a chat with one other agent, and looking at what was said."""
+"""Chats of one agent with one other (or with a group's manager), and looking at what was said."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agent_client.agents.summary import SummaryMethod, check_summary, summarise
 from agent_client.blocking import blocking_form, call, in_caller, post
 from agent_client.chat_events import ChatEvent, EventSink
+from agent_client.conditions import Condition
 from agent_client.console import Console
 from agent_client.conversation import (
     MAX_TIME,
     ChatResult,
+    Party,
     Run,
+    Setting,
     Stop,
     Transcript,
     Turn,
     bounded,
     converse,
     say,
+    stop_when,
     two_party,
 )
 from agent_client.messages import Message
-from agent_client.termination import without_terminate
+from agent_client.models.base import ModelClient
 from agent_client.usage import UsageLimits
 
-Opening = str | Mapping[str, Any] | Callable[..., Any] | None
-SummaryMethod = str | Callable[..., Any]
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    """Stands for an opening message where a chat goes on as it is."""
+
+    answer: str | None
+
+
+Opening = str | Mapping[str, Any] | Message | Callable[..., Any] | _Resumed | None
 
 
 class TwoParty:
-    """What an agent can do in a chat between two. `respond` is for the agents to fill in."""
+    """What an agent can do in a chat with another. `respond` is for the agents to fill in."""
+
+    setting: Setting = "two"  # of the chats that others start with it
 
     def __init__(self, name: str) -> None:
         if not name or not name.strip():
             raise ValueError("an agent needs a name")
         self._name = name
         self._chats: dict[TwoParty, Transcript] = {}
+        self.model_client: ModelClient | None = None
 
     @property
     def name(self) -> str:
@@ -46,7 +64,7 @@ class TwoParty:
     def chat_messages(self) -> dict[Any, list[dict[str, Any]]]:
         """By agent, the messages of the chat with it, as this agent sees them."""
         return {
-            other: [message.to_dict() for message in chat.seen_by(self)]
+            other: [message.to_dict() for message in chat.seen_by(self.name)]
             for other, chat in self._chats.items()
         }
 
@@ -70,46 +88,144 @@ class TwoParty:
         summary_args: Mapping[str, Any] | None = None,
         usage_limits: UsageLimits | None = None,
         max_time: float | None = MAX_TIME,
+        stalled: bool | Condition = True,
         on_event: EventSink | None = None,
         **context: Any,
     ) -> ChatResult:
         """Send `message` (a text, a dict, or a callable of sender, recipient and context) and let the two
-        talk until one stops; prints the conversation unless `silent`. Cancelling stops model calls and
-        code at once.
+        talk until one stops; prints the conversation unless `silent`. `carryover=` (a text or a list) is
+        put below a text. `max_time` is seconds. Cancelling stops model calls and code at once.
 
         `initiate_chat` is the blocking form, which works inside a running event loop too.
 
         Raises:
+            ValueError: an argument is wrong; nothing was said.
             CodecellError: the service or the model failed.
         """
-        if max_turns is not None and max_turns < 1:
-            raise ValueError("max_turns is a number of round trips above zero")
-        if not callable(summary_method) and summary_method != "last_msg":
-            raise ValueError('summary_method is "last_msg" or a callable')
-        run = Run(sink=_sink(None if silent else Console(), on_event), limits=usage_limits)
-        transcript = self._chat_with(recipient, clear=clear_history)
+        check_summary(summary_method, self, recipient)
+        parties, next_speaker = recipient.plan(self, max_turns)
+        resumed = isinstance(message, _Resumed)
+        run = Run(
+            sink=_sink(None if silent else Console(), on_event),
+            limits=usage_limits,
+            answer=message.answer if isinstance(message, _Resumed) else None,
+        )
+        opening = None if resumed else await self._opening(recipient, message, context)
+        transcript = self._chats[recipient] if resumed else self._chat_with(recipient, clear=clear_history)
+        summary: str | None = None
 
         async def chat() -> str:
-            opening = await self._opening(recipient, message, context)
-            say(transcript, run, self, opening, to=recipient.name)
-            return await converse(
-                transcript, run=run, next_speaker=two_party(self, recipient, max_turns=max_turns)
+            nonlocal summary
+            if opening is not None:
+                say(transcript, run, self.name, opening, to=recipient.name)
+            reason = await converse(
+                transcript,
+                run=run,
+                parties=parties,
+                next_speaker=next_speaker,
+                stop_when=stop_when(None, stalled),
+                setting=recipient.setting,
+                host=recipient if recipient.setting == "group" else None,
             )
+            summary = await summarise(summary_method, self, recipient, summary_args, transcript, run)
+            return reason
 
-        reason = await bounded(chat, run=run, parties=(self, recipient), max_time=max_time)
-        history = [said.to_dict() for said in transcript.seen_by(self)]
+        reason = await bounded(chat, run=run, held=parties, max_time=max_time)
+        if summary is None:  # no time or budget is left for asking a model
+            summary = await summarise("last_msg", self, recipient, None, transcript, run)
         return ChatResult(
             chat_id=uuid.uuid4().int,
-            chat_history=history,
-            summary=await self._summary(recipient, summary_method, summary_args, history),
+            chat_history=[said.to_dict() for said in transcript.seen_by(self.name)],
+            summary=summary,
             cost=run.meter.cost(),
             human_input=tuple(run.human_input),
             stop_reason=reason,
             usage=run.meter.total,
             artifacts=tuple(run.artifacts),
+            pending=run.pending,
         )
 
     initiate_chat = blocking_form(a_initiate_chat)
+
+    async def a_resume_chat(
+        self, recipient: TwoParty, *, answer: str | None = None, **options: Any
+    ) -> ChatResult:
+        """Go on with a chat that was interrupted, or that waits for a human: `answer` is what they say to
+        the first question. Options as for `initiate_chat`. See `save_state`.
+
+        Raises:
+            ValueError: there is no such chat.
+            CodecellError: the service or the model failed.
+        """
+        known = self._chats.get(recipient)
+        if known is None or not known.messages:
+            raise ValueError(f"{self.name} has no chat with {recipient.name} to resume: load_state first")
+        return await self.a_initiate_chat(recipient, _Resumed(answer), clear_history=False, **options)
+
+    resume_chat = blocking_form(a_resume_chat)
+
+    async def a_send(
+        self,
+        message: str | Mapping[str, Any] | Message,
+        recipient: TwoParty,
+        request_reply: bool | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Say something to `recipient` without a new chat; with `request_reply` the two go on talking."""
+        transcript = self._chats.get(recipient)
+        if transcript is None:
+            transcript = self._chat_with(recipient, clear=False)
+        sent = await self._processed(Message.of(message), recipient)
+        run = Run(sink=_sink(None if silent else Console(), None))
+        say(transcript, run, self.name, sent, to=recipient.name)
+        if request_reply:
+            transcript.task_at = len(transcript.messages) - 1
+            await self.a_resume_chat(recipient, silent=silent)
+
+    send = blocking_form(a_send)
+
+    def save_state(self) -> dict[str, Any]:
+        """The agent's chats as JSON: transcripts, counters of all who take part, their open sessions (where
+        the executor keeps them: `keep_session=True`).
+        """
+        chats = [
+            {
+                "with": other.name,
+                "transcript": chat.save(),
+                "parties": {p.name: p.save_counters() for p in _parties(self, other)},
+            }
+            for other, chat in self._chats.items()
+        ]
+        return {"version": STATE_VERSION, "agent": self.name, "chats": chats}
+
+    def load_state(self, state: Mapping[str, Any], agents: Sequence[TwoParty]) -> None:
+        """Take up what `save_state` gave, perhaps in another process. `agents` are the others, by name.
+
+        Raises:
+            ValueError: it is no such state, of another agent, or an agent is missing; nothing was changed.
+        """
+        check_state(state, "agent", self.name)
+        others = {agent.name: agent for agent in agents}
+        missing = sorted({chat["with"] for chat in state["chats"]} - set(others))
+        if missing:
+            raise ValueError(f"the state has chats with {', '.join(missing)}: give these agents too")
+        for chat in state["chats"]:
+            other = others[chat["with"]]
+            self._chats[other] = transcript = Transcript.load(chat["transcript"])
+            other.attach(self, transcript)
+            for party in _parties(self, other):
+                party.load_counters(chat["parties"].get(party.name, {}))
+
+    def attach(self, initiator: TwoParty, transcript: Transcript) -> None:
+        """Take part in a chat that `initiator` started."""
+        self._chats[initiator] = transcript
+
+    def save_counters(self) -> dict[str, Any]:
+        """What the agent itself remembers of its chats, as JSON."""
+        return {}
+
+    def load_counters(self, saved: Mapping[str, Any]) -> None:
+        """What `save_counters` wrote."""
 
     def clear_history(self, agent: TwoParty | None = None) -> None:
         """Forget the chat with `agent`, or all."""
@@ -118,8 +234,22 @@ class TwoParty:
         else:
             self._chats.pop(agent, None)
 
-    def new_chat_with(self, other: str) -> None:
-        """A chat with the agent named `other` begins."""
+    def new_chat(self) -> None:
+        """A chat begins in which the agent takes part."""
+
+    def plan(self, initiator: TwoParty, max_turns: int | None) -> tuple[Sequence[Party], Any]:
+        """Who takes part in a chat that `initiator` starts with this agent, and who speaks next.
+
+        Raises:
+            ValueError: it cannot be held.
+        """
+        if max_turns is not None and max_turns < 1:
+            raise ValueError("max_turns is a number of round trips above zero")
+        if initiator is self:
+            raise ValueError("an agent cannot chat with itself")
+        if initiator.name == self.name:
+            raise ValueError(f"two agents of a chat need different names, both are {self.name!r}")
+        return (initiator, self), two_party(initiator, self, max_turns=max_turns)
 
     async def respond(self, turn: Turn) -> Message | Stop:
         """Say something, or stop."""
@@ -128,15 +258,18 @@ class TwoParty:
     async def run_ended(self) -> None:
         """The run is over: let go of what lasts no longer."""
 
+    async def _processed(self, message: Message, recipient: Any) -> Message:  # noqa: ARG002
+        """What hooks make of a message before it is sent."""
+        return message
+
     def _chat_with(self, recipient: TwoParty, *, clear: bool) -> Transcript:
-        if recipient is self:
-            raise ValueError("an agent cannot chat with itself")
         known = self._chats.get(recipient)
         transcript = Transcript() if clear or known is None else known
-        transcript.task_at = len(transcript.entries)
-        self._chats[recipient] = recipient._chats[self] = transcript
-        self.new_chat_with(recipient.name)
-        recipient.new_chat_with(self.name)
+        transcript.task_at = len(transcript.messages)
+        self._chats[recipient] = transcript
+        recipient.attach(self, transcript)
+        for party in _parties(self, recipient):
+            party.new_chat()
         return transcript
 
     async def _opening(self, recipient: TwoParty, message: Opening, context: Mapping[str, Any]) -> Message:
@@ -145,18 +278,29 @@ class TwoParty:
             said = await call(message, self, recipient, dict(context))
         if said is None:
             said = await in_caller(lambda: input("> "))
-        return Message.of(said)
+        opening = Message.of(said)
+        carryover = context.get("carryover")
+        if carryover and not callable(message):
+            texts = [carryover] if isinstance(carryover, str) else [str(text) for text in carryover]
+            text = f"{opening.content}\nContext: \n" + "\n".join(texts)
+            opening = replace(opening, content=text)
+        return await self._processed(opening, recipient)
 
-    async def _summary(
-        self,
-        recipient: TwoParty,
-        method: SummaryMethod,
-        arguments: Mapping[str, Any] | None,
-        history: list[dict[str, Any]],
-    ) -> str:
-        if callable(method):
-            return str(await call(method, self, recipient, dict(arguments or {})))
-        return without_terminate(history[-1]["content"]) if history else ""
+
+def check_state(state: Mapping[str, Any], what: str, name: str) -> None:
+    """Refuse a state that is not ours to load.
+
+    Raises:
+        ValueError: it is of another version, or of another agent or team.
+    """
+    if state.get("version") != STATE_VERSION:
+        raise ValueError(f"no state that this version of save_state wrote (version {STATE_VERSION})")
+    if state.get(what) != name:
+        raise ValueError(f"the state is of {what} {state.get(what)!r}, not of {name!r}")
+
+
+def _parties(initiator: TwoParty, recipient: TwoParty) -> list[TwoParty]:
+    return [party for party in recipient.plan(initiator, None)[0] if isinstance(party, TwoParty)]
 
 
 def _sink(console: Console | None, on_event: EventSink | None) -> EventSink:

@@ -7,14 +7,17 @@ from typing import Any, Literal
 
 from agent_client.agents.code_reply import CodeExecutionConfig
 from agent_client.agents.conversable import ConversableAgent, InputFunc
-from agent_client.agents.human import HumanInputMode
+from agent_client.agents.human import EXIT, HumanInputMode
+from agent_client.conversation import Stop, Turn
+from agent_client.messages import Message
 from agent_client.models.base import ModelClient
 from agent_client.termination import IsTermination
 
 
 class UserProxyAgent(ConversableAgent):
     """Runs code in the service's sandboxes unless `code_execution_config` is False; asks a human at each
-    message unless `human_input_mode` says otherwise.
+    message unless `human_input_mode` says otherwise. In a team it asks its human, and runs code only if
+    `code_execution_config` was given.
     """
 
     def __init__(
@@ -45,4 +48,22 @@ class UserProxyAgent(ConversableAgent):
             model_client=model_client,
             input_func=input_func,
         )
-        self.code_execution_given = code_execution_config is not None
+        self._runs_code_in_teams = bool(code_execution_config) or code_execution_config == {}
+
+    async def _reply(self, turn: Turn) -> Message | Stop | None:
+        if turn.setting != "team":
+            return await super()._reply(turn)
+        reply = await self._tool_reply(turn)
+        if reply is None and self._runs_code_in_teams:
+            reply = await self._code_reply(turn)
+        if reply is not None or self.human_input_mode == "NEVER":
+            return reply
+        last = turn.messages[-1] if turn.messages else None
+        to = f" to {last.name}" if last is not None and last.name else ""
+        prompt = f"Replying as {self.name}. Enter your response{to}, or 'exit' to stop: "
+        answer = await self.ask(prompt, turn.run)
+        if answer == EXIT:
+            return Stop(reason="human: exit was typed")
+        if not answer and last is not None and not turn.about_task and self._is_termination(last.to_dict()):
+            return Stop(reason=f"termination message: from {last.name}")
+        return Message(content=answer, kind="human")

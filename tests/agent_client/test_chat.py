@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from agent_client import (
     AssistantAgent,
-    CodeBlock,
-    CodeResult,
     Console,
     ConversableAgent,
     Message,
@@ -26,48 +24,8 @@ from agent_client import (
 )
 from agent_client.chat_events import ChatEvent, CodeOutput, Ended, MessageSent, ModelText
 from agent_client.errors import ModelError
-from agent_client.executors.base import BlockStarted, Output, ProgressSink
 from tests.agent_client.fake_service import HANG, KEY, FakeService
-
-CODE = "Try:\n```python\nprint(1)\n```"
-
-
-class ScriptedExecutor:
-    """An executor that answers from a list and remembers what it was given."""
-
-    def __init__(self, results: Sequence[CodeResult]) -> None:
-        self.results = list(results)
-        self.given: list[list[CodeBlock]] = []
-        self.runs_ended = 0
-
-    async def execute_code_blocks(
-        self, blocks: Sequence[CodeBlock], on_progress: ProgressSink | None = None
-    ) -> CodeResult:
-        self.given.append(list(blocks))
-        if on_progress:
-            on_progress(BlockStarted(block=blocks[0], index=0))
-            on_progress(Output(text="live\n"))
-        return self.results.pop(0)
-
-    async def run_ended(self) -> None:
-        self.runs_ended += 1
-
-    async def close(self) -> None: ...
-
-
-def done(output: str = "1\n", code: int = 0) -> CodeResult:
-    """What came of a block."""
-    return CodeResult(exit_code=code, output=output)
-
-
-def pair(
-    replies: Sequence[str | ModelResponse], results: Sequence[CodeResult] = (), **options: Any
-) -> tuple[UserProxyAgent, AssistantAgent, ScriptedExecutor]:
-    """A user proxy and an assistant whose words and results are scripted, and the executor."""
-    executor = ScriptedExecutor(results)
-    options = {"human_input_mode": "NEVER", "code_execution_config": {"executor": executor}} | options
-    user = UserProxyAgent("user", **options)
-    return user, AssistantAgent("bot", ReplayChatCompletionClient(replies)), executor
+from tests.agent_client.parties import CODE, answers, done, pair
 
 
 def test_the_loop() -> None:
@@ -123,7 +81,7 @@ def test_max_turns_counts_round_trips(turns: int) -> None:
 @pytest.mark.parametrize("limit", [0, 1, 2])
 def test_auto_replies_are_counted(limit: int) -> None:
     """`max_consecutive_auto_reply=n` allows n auto-replies, 0 none at all; a second chat starts anew."""
-    user, bot, _ = pair(["a", "b", "c"] * 3, max_consecutive_auto_reply=limit)
+    user, bot, _ = pair(["a1", "b2", "c3"] * 3, max_consecutive_auto_reply=limit)
     for _ in range(2):
         result = user.initiate_chat(bot, message="Task", silent=True)
         assert len(result.chat_history) == 2 + 2 * limit
@@ -134,18 +92,6 @@ def test_no_reply_ends_it() -> None:
     """A reply of None ends the chat."""
     user, bot, _ = pair(["a"], default_auto_reply=None)
     assert user.initiate_chat(bot, message="Task", silent=True).stop_reason.startswith("no reply")
-
-
-def answers(*lines: str) -> tuple[Callable[[str], str], list[str]]:
-    """An input function that gives these lines, and the prompts that it was asked."""
-    prompts: list[str] = []
-    left = list(lines)
-
-    def answer(prompt: str) -> str:
-        prompts.append(prompt)
-        return left.pop(0)
-
-    return answer, prompts
 
 
 def test_human_words_take_precedence_over_code() -> None:
@@ -251,7 +197,7 @@ def test_bounds_end_it_and_say_so() -> None:
         (UsageLimits(cost=0.3), "0.3 in cost"),
     ):
         used = Usage(requests=1, prompt_tokens=20, completion_tokens=10, cost=0.2)
-        replies = [ModelResponse(content="x", usage=used, model="m") for _ in range(9)]
+        replies = [ModelResponse(content=f"x{n}", usage=used, model="m") for n in range(9)]
         user, bot, executor = pair(replies)
         result = user.initiate_chat(bot, message="Task", silent=True, usage_limits=limits)
         assert reason in result.stop_reason
@@ -299,7 +245,7 @@ def test_events() -> None:
 def test_console_prints_nothing_dangerous() -> None:
     """Model text, names and replies reach the terminal without control sequences."""
     out = io.StringIO()
-    console = Console(out, colours=True)
+    console = Console(file=out, colours=True)
     evil = "\x1b]0;x\x07a\x1b[2J\x1b[31mred"
     console(ModelText(agent="bot", recipient="user\x1b[2J", text="\x1b]0;"))
     console(ModelText(agent="bot", recipient="user", text="title\x07shown"))
@@ -311,7 +257,7 @@ def test_console_prints_nothing_dangerous() -> None:
     assert "\x1b[2J" not in text
     assert "shown" in text
     plain = io.StringIO()
-    Console(plain, colours=False)(MessageSent(sender="u", recipient="b", message=Message(content=evil)))
+    Console(file=plain, colours=False)(MessageSent(sender="u", recipient="b", message=Message(content=evil)))
     assert "\x1b" not in plain.getvalue()
 
 
