@@ -14,7 +14,7 @@ import pytest
 import executor_service
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("demo", "serve", "test", "check")
+SCRIPTS = ("demo", "serve", "test", "check", "integration_envs")
 
 
 def load(name: str) -> ModuleType:
