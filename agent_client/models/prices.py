@@ -19,9 +19,9 @@ gemini-2.5-pro 1.25 10; gemini-2.5-flash 0.3 2.5; gemini-2.5-flash-lite 0.1 0.4;
 """
 _SNAPSHOT = re.compile(r"(-\d{4}-\d\d-\d\d|-\d{3,8})?(-preview|-latest)?")
 _SEES = re.compile(
+    r"(?!o1-(mini|preview)|o3-mini|gpt-4-turbo-preview|claude-3-5-haiku)"
     r"(gpt-(4o|4\.1|4\.5|4-turbo|4-vision|[5-9])|chatgpt-4o|o1|o3|o4|claude-(3|opus|sonnet|haiku)|gemini-)"
 )
-_BLIND = re.compile(r"o1-(mini|preview)|o3-mini|gpt-4-turbo-preview|claude-3-5-haiku")
 
 
 def price_of(model: str) -> tuple[float, float] | None:
@@ -37,5 +37,4 @@ def price_of(model: str) -> tuple[float, float] | None:
 
 def sees_images(model: str) -> bool:
     """Whether a model is known to take images."""
-    model = model.rpartition("/")[2]
-    return bool(_SEES.match(model)) and not _BLIND.match(model)
+    return bool(_SEES.match(model.rpartition("/")[2]))
