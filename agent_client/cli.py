@@ -16,7 +16,6 @@ from agent_client.cli_run import run_code, size
 from agent_client.errors import CodecellError
 
 OUR_FAULT = 125  # not the program's: no service, no key, refused
-DEFAULT_MODEL = "gpt-4.1-mini"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,9 +104,7 @@ def parser() -> argparse.ArgumentParser:
         "chat", parents=[service], help="give a task to an assistant that writes and runs code"
     )
     chat.add_argument("task", nargs="?", help="the task, or - for standard input")
-    chat.add_argument(
-        "--model", default=os.environ.get("OPENAI_MODEL", DEFAULT_MODEL), help="default: %(default)s"
-    )
+    chat.add_argument("--model", help="default: OPENAI_MODEL, else gpt-4.1-mini")
     chat.add_argument("--agents", type=Path, metavar="FILE.toml", help="a team of your own (docs/agents.md)")
     chat.add_argument("--work-dir", type=Path, metavar="DIR", help="its files go in, new ones come out")
     chat.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each block of code")

@@ -24,6 +24,7 @@ from agent_client.teams import Team
 from agent_client.transcript_file import TranscriptWriter
 from agent_client.usage import UsageLimits
 
+DEFAULT_MODEL = "gpt-4.1-mini"
 WAITS = 3  # the exit status of a run that waits for an answer
 _SAVED = 1  # the version of a saved file
 
@@ -38,7 +39,9 @@ def run_chat(arguments: argparse.Namespace) -> int:
     saved = _read_saved(arguments.resume) if arguments.resume else {}
     task = _task(arguments)
     spec, work_dir = _spec(arguments, saved), arguments.work_dir or saved.get("work_dir")
-    limits = _limits(arguments.budget, spec, arguments.model)
+    human = arguments.human or bool(saved.get("human"))
+    model = arguments.model or saved.get("model") or os.environ.get("OPENAI_MODEL") or DEFAULT_MODEL
+    limits = _limits(arguments.budget, spec, model)
     executor = RemoteCodeExecutor(
         base_url=arguments.url,
         api_key=arguments.key,
@@ -50,8 +53,8 @@ def run_chat(arguments: argparse.Namespace) -> int:
         team = build_team(
             spec,
             executor=executor,
-            default_model=arguments.model,
-            human=arguments.human,
+            default_model=model,
+            human=human,
             max_turns=arguments.max_turns,
             usage_limits=limits,
             input_func=_keyboard_or_later if arguments.save else None,
@@ -64,7 +67,11 @@ def run_chat(arguments: argparse.Namespace) -> int:
         raise WrongUse(str(error)) from error
     with contextlib.ExitStack() as stack:
         if arguments.save is not None:
-            kept = {"spec": spec.model_dump(mode="json", exclude_defaults=True), "work_dir": _text(work_dir)}
+            kept: dict[str, Any] = {
+                "spec": spec.model_dump(mode="json", exclude_defaults=True),
+                "work_dir": _text(work_dir),
+            }
+            kept |= {"human": human, "model": model}
             stack.callback(_save, arguments.save, team, executor, kept)
         record = stack.enter_context(writer)
         result = _run(team, task, arguments.answer, record)
