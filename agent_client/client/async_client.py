@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
-from agent_client.autostart import find_or_start
 from agent_client.client.address import locate
 from agent_client.client.bodies import RunOptions, SessionOptions, run_body, session_body
-from agent_client.client.operation import AsyncOperation, EventStream, events_of
+from agent_client.client.operation import AsyncOperation, EventStream, Operations
 from agent_client.client.session import AsyncSession, OpeningSession
-from agent_client.client.transport import WORK_TIME, Address, Transport
+from agent_client.client.transport import Transport
 from agent_client.errors import ApiError
-from agent_client.wire.parse import items, take
+from agent_client.wire.parse import items
 from agent_client.wire.results import RunResult
 from agent_client.wire.service import Image, Language, ServiceInfo, SessionInfo, SessionPage
+
+OPENING_TIME = 120.0  # seconds for a session's sandbox and kernel to start
 
 
 class AsyncExecutorClient:
@@ -32,30 +34,27 @@ class AsyncExecutorClient:
         retries: int = 3,
         autostart: bool = True,
     ) -> None:
-        find = _start_here if autostart else None
-        self._transport = Transport(locate(base_url, api_key, find=find), retries=retries)
+        where = functools.partial(locate, base_url, api_key, autostart=autostart)
+        self._transport = Transport(where, retries=retries)
+        self._runs = Operations(self._transport, "/v1/runs", RunResult.parse)
 
     async def run(self, code: str | None = None, **options: Unpack[RunOptions]) -> RunResult:
         """Run one program in a fresh sandbox and wait for its end."""
-        body = run_body(code, **options)
-        return RunResult.parse(await self._transport.json("POST", "/v1/runs", body=body, wait=WORK_TIME))
+        return await self._runs.run(run_body(code, **options))
 
     def stream_run(self, code: str | None = None, **options: Unpack[RunOptions]) -> EventStream[RunResult]:
         """Run one program and get its events as they come; closing the stream kills it."""
-        body = run_body(code, **options)
-        return EventStream(events_of(self._transport, "POST", "/v1/runs", body=body), RunResult.parse)
+        return self._runs.stream(run_body(code, **options))
 
     async def start_run(
         self, code: str | None = None, **options: Unpack[RunOptions]
     ) -> AsyncOperation[RunResult]:
         """Run one program detached: it goes on whatever becomes of this client."""
-        body = run_body(code, **options) | {"detach": True}
-        begun = await self._transport.json("POST", "/v1/runs", body=body)
-        return self.detached_run(begun["id"])
+        return await self._runs.start(run_body(code, **options))
 
     def detached_run(self, id: str) -> AsyncOperation[RunResult]:
         """A handle on a detached run by its id."""
-        return AsyncOperation(self._transport, "/v1/runs", id, RunResult.parse)
+        return AsyncOperation(self._runs, id)
 
     def create_session(self, **options: Unpack[SessionOptions]) -> OpeningSession:
         """A new session: `session = await client.create_session()`, or
@@ -63,10 +62,9 @@ class AsyncExecutorClient:
         """
 
         async def open_session() -> AsyncSession:
-            created = await self._transport.json(
-                "POST", "/v1/sessions", body=session_body(**options), wait=120.0
-            )
-            return AsyncSession(self._transport, take(SessionInfo, created))
+            body = session_body(**options)
+            created = await self._transport.json("POST", "/v1/sessions", json=body, wait=OPENING_TIME)
+            return AsyncSession(self._transport, SessionInfo.parse(created))
 
         return OpeningSession(open_session)
 
@@ -106,16 +104,16 @@ class AsyncExecutorClient:
     async def languages(self) -> Sequence[Language]:
         """The languages that run here."""
         listed = await self._transport.json("GET", "/v1/languages")
-        return [take(Language, e) for e in items(listed.get("items"))]
+        return [Language.parse(e) for e in items(listed.get("items"))]
 
     async def images(self) -> Sequence[Image]:
         """The named environments to run in."""
         listed = await self._transport.json("GET", "/v1/images")
-        return [take(Image, e, details=e) for e in items(listed.get("items"))]
+        return [Image.parse(e) for e in items(listed.get("items"))]
 
     async def info(self) -> ServiceInfo:
         """What this service is, enforces and allows."""
-        return take(ServiceInfo, await self._transport.json("GET", "/v1/info"))
+        return ServiceInfo.parse(await self._transport.json("GET", "/v1/info"))
 
     async def ready(self) -> bool:
         """Whether the service can take work now."""
@@ -138,8 +136,3 @@ class AsyncExecutorClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _start_here(key: str | None) -> Address:
-    found = find_or_start(key)
-    return Address(url=found.url, api_key=found.api_key)

@@ -92,7 +92,7 @@ def command_body(command: str | Sequence[str], **options: Unpack[CommandOptions]
 
 def file_body(path: str, content: str | bytes) -> dict[str, str]:
     """A file to put in; bytes go as base64."""
-    text, encoding = _text(content)
+    text, encoding = encoded(content)
     return {"path": path, "content": text, "encoding": encoding}
 
 
@@ -111,10 +111,11 @@ def file_path(path: str) -> str:
 
 def _stdin(body: dict[str, Json]) -> None:
     if isinstance(body.get("stdin"), bytes):
-        body["stdin"], body["stdin_encoding"] = _text(body["stdin"])
+        body["stdin"], body["stdin_encoding"] = encoded(body["stdin"])
 
 
-def _text(content: str | bytes) -> tuple[str, str]:
+def encoded(content: str | bytes) -> tuple[str, str]:
+    """A text as it is, bytes as base64; and the name of the encoding."""
     if isinstance(content, str):
         return content, "utf-8"
     return base64.b64encode(content).decode("ascii"), "base64"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from agent_client.client.bodies import file_path
-from agent_client.client.transport import QUIET_TIME, Transport, read_all, translated
-from agent_client.wire.parse import items, take
+from agent_client.client.transport import QUIET_TIME, Transport, body_of
+from agent_client.wire.parse import items
 from agent_client.wire.service import FileEntry
 
 _CHUNK = 1 << 16
@@ -26,16 +25,16 @@ class AsyncFiles:
         """The entries of a directory."""
         params = {"path": path, "recursive": "true" if recursive else "false"}
         listed = await self._transport.json("GET", f"{self._session}/files", params=params)
-        return [take(FileEntry, e) for e in items(listed.get("items"))]
+        return [FileEntry.parse(e) for e in items(listed.get("items"))]
 
     async def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
         """A file's bytes; with `max_bytes`, at most its first so many."""
-        parts: list[bytes] = []
+        data = bytearray()
         async for chunk in self.chunks(path):
-            parts.append(chunk)
-            if max_bytes is not None and sum(map(len, parts)) >= max_bytes:
+            data += chunk
+            if max_bytes is not None and len(data) >= max_bytes:
                 break
-        return b"".join(parts)[:max_bytes]
+        return bytes(data[:max_bytes])
 
     async def read_text(self, path: str, encoding: str = "utf-8") -> str:
         """A file's text; bytes that are not in the encoding become U+FFFD."""
@@ -43,14 +42,13 @@ class AsyncFiles:
 
     async def chunks(self, path: str) -> AsyncIterator[bytes]:
         """A file's bytes as they come."""
-        async for chunk in self._body(f"{self._session}/files/{file_path(path)}", {}):
+        async for chunk in self._body(self._url(path), {}):
             yield chunk
 
     async def write(self, path: str, data: str | bytes | AsyncIterable[bytes]) -> None:
         """Write a file, with its parent directories, replacing what is there."""
         content = data.encode() if isinstance(data, str) else data
-        url = f"{self._session}/files/{file_path(path)}"
-        await self._transport.json("PUT", url, content=content, wait=QUIET_TIME)
+        await self._transport.json("PUT", self._url(path), content=content, wait=QUIET_TIME)
 
     async def upload(self, local: str | os.PathLike[str], path: str | None = None) -> None:
         """Copy a local file into the workspace (under its own name unless `path` says another)."""
@@ -63,15 +61,15 @@ class AsyncFiles:
 
     async def delete(self, path: str) -> None:
         """Delete a file, or a directory and what is in it."""
-        await self._transport.json("DELETE", f"{self._session}/files/{file_path(path)}")
+        await self._transport.json("DELETE", self._url(path))
 
     async def mkdir(self, path: str) -> None:
         """Make a directory and its parents."""
-        await self._do(path, {"op": "mkdir"})
+        await self._transport.json("POST", self._url(path), json={"op": "mkdir"})
 
     async def move(self, path: str, to: str) -> None:
         """Move or rename."""
-        await self._do(path, {"op": "move", "to": to})
+        await self._transport.json("POST", self._url(path), json={"op": "move", "to": to})
 
     async def archive(self, path: str = ".") -> bytes:
         """A directory as a tar archive, in memory; `download_archive` streams it to a file."""
@@ -83,24 +81,16 @@ class AsyncFiles:
 
     async def extract(self, data: bytes | AsyncIterable[bytes], path: str = ".") -> None:
         """Unpack a tar archive into a directory of the workspace."""
-        url, params = f"{self._session}/archive", {"path": path}
-        await self._transport.json("PUT", url, content=data, params=params, wait=QUIET_TIME)
+        url = f"{self._session}/archive"
+        await self._transport.json("PUT", url, content=data, params={"path": path}, wait=QUIET_TIME)
 
-    async def _do(self, path: str, body: dict[str, Any]) -> None:
-        await self._transport.json("POST", f"{self._session}/files/{file_path(path)}", body=body)
+    def _url(self, path: str) -> str:
+        return f"{self._session}/files/{file_path(path)}"
 
     async def _body(self, url: str, params: dict[str, str]) -> AsyncIterator[bytes]:
-        address = await self._transport.address()
+        at = (await self._transport.address()).url
         async with self._transport.stream("GET", url, params=params, wait=QUIET_TIME) as response:
-            if response.headers.get("Content-Encoding"):  # decoding could blow up; we never ask for it
-                yield await read_all(response)
-                return
-            chunks = response.aiter_bytes()
-            while True:
-                with translated(address.url):
-                    chunk = await anext(chunks, None)
-                if chunk is None:
-                    return
+            async for chunk in body_of(response, at):
                 yield chunk
 
 

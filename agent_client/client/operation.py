@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
 
-from agent_client.client.bodies import file_body
-from agent_client.client.transport import QUIET_TIME, Transport, read_all, translated
+from agent_client.client.bodies import encoded
+from agent_client.client.transport import QUIET_TIME, WORK_TIME, Transport, body_of, read_all
 from agent_client.errors import ServiceUnreachable, StreamBroken
 from agent_client.wire.events import Completed, Event, SseDecoder, parse_event
 from agent_client.wire.fold import Fold
+from agent_client.wire.parse import items
 
 R = TypeVar("R")
-Parse = Callable[[dict[str, Any]], R]
+Parse = Callable[[Any], R]
 _RESUMES = 5
 
 
@@ -89,22 +90,20 @@ async def events_of(
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
     url = (await transport.address()).url
     last = after
-    async with transport.stream(method, path, body=body, headers=headers, wait=QUIET_TIME) as response:
+    async with transport.stream(method, path, json=body, headers=headers, wait=QUIET_TIME) as response:
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise StreamBroken(f"{url} answered without events: {(await read_all(response))[:200]!r}")
         decoder = SseDecoder()
-        with translated(url):
-            chunks = response.aiter_bytes()
-        while True:
-            with translated(url, last):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                break
-            for sent in decoder.feed(chunk):
-                last = int(sent.id) if sent.id.isdecimal() else last
-                yield last, parse_event(sent)
-                if sent.type == "completed":
-                    return
+        try:
+            async for chunk in body_of(response, url):
+                for sent in decoder.feed(chunk):
+                    last = int(sent.id) if sent.id.isdecimal() else last
+                    yield last, parse_event(sent)
+                    if sent.type == "completed":
+                        return
+        except StreamBroken as broken:
+            broken.last_event_id = last
+            raise
     raise StreamBroken(
         f"The service at {url} closed the stream before the end of the work. Check that it is alive"
         " (GET /healthz); what ran may or may not have finished.",
@@ -129,13 +128,40 @@ async def resumed(transport: Transport, path: str, *, after: int = 0) -> AsyncGe
             await source.aclose()
 
 
+class Operations(Generic[R]):
+    """The operations of one kind, at one path: run and waited for, streamed, detached."""
+
+    def __init__(self, transport: Transport, path: str, parse: Parse[R]) -> None:
+        self.transport = transport
+        self.path = path
+        self.parse = parse
+
+    async def run(self, body: dict[str, Any]) -> R:
+        """Start one and wait for its result."""
+        return self.parse(await self.transport.json("POST", self.path, json=body, wait=WORK_TIME))
+
+    def stream(self, body: dict[str, Any]) -> EventStream[R]:
+        """Start one once the first event is asked for."""
+        return EventStream(events_of(self.transport, "POST", self.path, body=body), self.parse)
+
+    async def start(self, body: dict[str, Any]) -> AsyncOperation[R]:
+        """Start one that goes on whatever becomes of this client."""
+        begun = await self.transport.json("POST", self.path, json=body | {"detach": True})
+        return AsyncOperation(self, begun["id"])
+
+    async def list(self) -> Sequence[R]:
+        """Those that are known, newest first."""
+        listed = await self.transport.json("GET", self.path)
+        return [self.parse(each) for each in items(listed.get("items"))]
+
+
 class AsyncOperation(Generic[R]):
     """A handle on a detached run, execution or command. Kept for 10 minutes after its end."""
 
-    def __init__(self, transport: Transport, collection: str, id: str, parse: Parse[R]) -> None:
-        self._transport = transport
-        self._path = f"{collection}/{quote(id, safe='')}"
-        self._parse = parse
+    def __init__(self, kind: Operations[R], id: str) -> None:
+        self._transport = kind.transport
+        self._path = f"{kind.path}/{quote(id, safe='')}"
+        self._parse = kind.parse
         self.id = id
 
     async def get(self) -> R:
@@ -161,14 +187,10 @@ class AsyncOperation(Generic[R]):
 
     async def input(self, data: str | bytes = "", *, close: bool = False) -> None:
         """Answer an execution's `input()` with a text, or feed a command's stdin (`close` ends it)."""
-        if isinstance(data, bytes):
-            body: dict[str, Any] = {"base64": file_body("", data)["content"]}
-        else:
-            body = {"text": data}
-        await self._transport.json(
-            "POST", f"{self._path}/input", body=body | ({"close": True} if close else {})
-        )
+        text, encoding = encoded(data)
+        body = {"base64" if encoding == "base64" else "text": text} | ({"close": True} if close else {})
+        await self._transport.json("POST", f"{self._path}/input", json=body)
 
     async def signal(self, name: str = "SIGTERM") -> None:
         """Send a command a signal."""
-        await self._transport.json("POST", f"{self._path}/signal", body={"signal": name})
+        await self._transport.json("POST", f"{self._path}/signal", json={"signal": name})

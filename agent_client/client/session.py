@@ -11,12 +11,11 @@ from urllib.parse import quote
 from agent_client.blocking import call
 from agent_client.client.bodies import CommandOptions, ExecutionOptions, command_body, execution_body
 from agent_client.client.files import AsyncFiles
-from agent_client.client.operation import AsyncOperation, EventStream, events_of
+from agent_client.client.operation import AsyncOperation, EventStream, Operations
 from agent_client.client.terminal import AsyncTerminal, open_terminal
-from agent_client.client.transport import WORK_TIME, Transport
+from agent_client.client.transport import Transport
 from agent_client.errors import ApiError, CodecellError
 from agent_client.wire.events import InputRequest
-from agent_client.wire.parse import items, take
 from agent_client.wire.results import CommandResult, ExecutionResult
 from agent_client.wire.service import SessionInfo
 
@@ -31,6 +30,8 @@ class AsyncSession:
         self._path = f"/v1/sessions/{quote(info.id, safe='')}"
         self.info = info
         self.files = AsyncFiles(transport, self._path)
+        self._executions = Operations(transport, f"{self._path}/executions", ExecutionResult.parse)
+        self._commands = Operations(transport, f"{self._path}/commands", CommandResult.parse)
 
     @property
     def id(self) -> str:
@@ -41,9 +42,7 @@ class AsyncSession:
     ) -> ExecutionResult:
         """Execute `code` in the session's kernel and wait. `on_input(prompt)` answers `input()`."""
         if on_input is None:
-            body = execution_body(code, **options)
-            path = f"{self._path}/executions"
-            return ExecutionResult.parse(await self._transport.json("POST", path, body=body, wait=WORK_TIME))
+            return await self._executions.run(execution_body(code, **options))
         options["allow_input"] = True
         async with self.stream(code, **options) as events:
             async for event in events:
@@ -53,24 +52,19 @@ class AsyncSession:
 
     def stream(self, code: str, **options: Unpack[ExecutionOptions]) -> EventStream[ExecutionResult]:
         """Execute `code` and get its events as they come; closing the stream interrupts the code."""
-        body = execution_body(code, **options)
-        events = events_of(self._transport, "POST", f"{self._path}/executions", body=body)
-        return EventStream(events, ExecutionResult.parse)
+        return self._executions.stream(execution_body(code, **options))
 
     async def start(self, code: str, **options: Unpack[ExecutionOptions]) -> AsyncOperation[ExecutionResult]:
         """Execute `code` detached: it goes on whatever becomes of this client."""
-        body = execution_body(code, **options) | {"detach": True}
-        begun = await self._transport.json("POST", f"{self._path}/executions", body=body)
-        return self.execution(begun["id"])
+        return await self._executions.start(execution_body(code, **options))
 
     def execution(self, id: str) -> AsyncOperation[ExecutionResult]:
         """A handle on an execution by its id."""
-        return AsyncOperation(self._transport, f"{self._path}/executions", id, ExecutionResult.parse)
+        return AsyncOperation(self._executions, id)
 
     async def executions(self) -> Sequence[ExecutionResult]:
         """The session's executions, newest first."""
-        listed = await self._transport.json("GET", f"{self._path}/executions")
-        return [ExecutionResult.parse(e) for e in items(listed.get("items"))]
+        return await self._executions.list()
 
     async def answer(self, execution_id: str, text: str) -> None:
         """Answer the `input()` that an execution waits in."""
@@ -78,34 +72,27 @@ class AsyncSession:
 
     async def command(self, command: str | Sequence[str], **options: Unpack[CommandOptions]) -> CommandResult:
         """Run a command beside the kernel and wait: a text for the shell, or a list of arguments."""
-        body = command_body(command, **options)
-        path = f"{self._path}/commands"
-        return CommandResult.parse(await self._transport.json("POST", path, body=body, wait=WORK_TIME))
+        return await self._commands.run(command_body(command, **options))
 
     def stream_command(
         self, command: str | Sequence[str], **options: Unpack[CommandOptions]
     ) -> EventStream[CommandResult]:
         """Run a command and get its events as they come; closing the stream kills it."""
-        body = command_body(command, **options)
-        events = events_of(self._transport, "POST", f"{self._path}/commands", body=body)
-        return EventStream(events, CommandResult.parse)
+        return self._commands.stream(command_body(command, **options))
 
     async def start_command(
         self, command: str | Sequence[str], **options: Unpack[CommandOptions]
     ) -> AsyncOperation[CommandResult]:
         """Run a command detached, such as a server: it lives until it is stopped or the session closes."""
-        body = command_body(command, **options) | {"detach": True}
-        begun = await self._transport.json("POST", f"{self._path}/commands", body=body)
-        return self.command_handle(begun["id"])
+        return await self._commands.start(command_body(command, **options))
 
     def command_handle(self, id: str) -> AsyncOperation[CommandResult]:
         """A handle on a command by its id."""
-        return AsyncOperation(self._transport, f"{self._path}/commands", id, CommandResult.parse)
+        return AsyncOperation(self._commands, id)
 
     async def commands(self) -> Sequence[CommandResult]:
         """The session's commands, newest first."""
-        listed = await self._transport.json("GET", f"{self._path}/commands")
-        return [CommandResult.parse(e) for e in items(listed.get("items"))]
+        return await self._commands.list()
 
     @contextlib.asynccontextmanager
     async def terminal(self, rows: int = 24, cols: int = 80) -> AsyncIterator[AsyncTerminal]:
@@ -124,7 +111,7 @@ class AsyncSession:
 
     async def renew(self, ttl: float) -> SessionInfo:
         """Let it live `ttl` seconds from now."""
-        return self._took(await self._transport.json("POST", f"{self._path}/renew", body={"ttl": ttl}))
+        return self._took(await self._transport.json("POST", f"{self._path}/renew", json={"ttl": ttl}))
 
     async def refresh(self) -> SessionInfo:
         """What the service says of it now."""
@@ -147,7 +134,7 @@ class AsyncSession:
                 raise  # never hide what went wrong inside; a session that is gone already is fine
 
     def _took(self, data: Mapping[str, Any]) -> SessionInfo:
-        self.info = take(SessionInfo, data)
+        self.info = SessionInfo.parse(data)
         return self.info
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from agent_client.blocking import iterate, run_sync
 from agent_client.client.async_client import AsyncExecutorClient
-from agent_client.client.bodies import SessionOptions
 from agent_client.client.files import AsyncFiles
 from agent_client.client.operation import AsyncOperation, EventStream
-from agent_client.client.session import AsyncSession
+from agent_client.client.session import AsyncSession, OpeningSession
 from agent_client.client.terminal import AsyncTerminal, TerminalExit
 from agent_client.wire.events import Event
 from agent_client.wire.service import SessionInfo
@@ -24,37 +24,57 @@ from agent_client.wire.service import SessionInfo
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
-A_co = TypeVar("A_co", covariant=True)
 R = TypeVar("R")
 
 
-class Wraps(Protocol[A_co]):
+class Wraps(Generic[A]):
     """A blocking object over an async one."""
 
-    @property
-    def async_(self) -> A_co: ...
+    def __init__(self, wrapped: A) -> None:
+        self.async_ = wrapped
 
 
-def blocking(method: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concatenate[Wraps[A], P], T]:
-    """The blocking form of an async method."""
+Method = Callable[Concatenate[A, P], T]  # of an async object
+Blocking = Callable[Concatenate[Wraps[A], P], T]
+
+
+@overload
+def blocking(method: Method[A, P, EventStream[R]]) -> Blocking[A, P, BlockingStream[R]]: ...
+@overload
+def blocking(method: Method[A, P, AsyncIterator[T]]) -> Blocking[A, P, Iterator[T]]: ...
+@overload
+def blocking(method: Method[A, P, AsyncOperation[R]]) -> Blocking[A, P, Operation[R]]: ...
+@overload
+def blocking(method: Method[A, P, Awaitable[AsyncOperation[R]]]) -> Blocking[A, P, Operation[R]]: ...
+@overload
+def blocking(method: Method[A, P, Awaitable[AsyncSession]]) -> Blocking[A, P, Session]: ...
+@overload
+def blocking(method: Method[A, P, Awaitable[T]]) -> Blocking[A, P, T]: ...
+def blocking(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The blocking form of a method: what it gives, waited for and blocking itself."""
 
     @functools.wraps(method)
-    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run_sync(lambda: method(self.async_, *args, **kwargs))
+    def wrapper(self: Wraps[Any], /, *args: Any, **kwargs: Any) -> Any:
+        made = functools.partial(method, self.async_, *args, **kwargs)
+        if inspect.isasyncgenfunction(method):
+            return iterate(made)
+        given = run_sync(made) if inspect.iscoroutinefunction(method) else made()
+        return _blocking_form(given)
 
     return wrapper
 
 
-def blocking_iterator(
-    method: Callable[Concatenate[A, P], AsyncIterator[T]],
-) -> Callable[Concatenate[Wraps[A], P], Iterator[T]]:
-    """The blocking form of an async generator method."""
-
-    @functools.wraps(method)
-    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return iterate(lambda: method(self.async_, *args, **kwargs))
-
-    return wrapper
+def _blocking_form(given: Any) -> Any:
+    match given:
+        case OpeningSession():
+            return Session(run_sync(lambda: given))
+        case AsyncSession():
+            return Session(given)
+        case EventStream():
+            return BlockingStream(given)
+        case AsyncOperation():
+            return Operation(given)
+    return given
 
 
 class BlockingStream(Generic[R]):
@@ -96,12 +116,12 @@ class BlockingStream(Generic[R]):
         self.close()
 
 
-class Operation(Generic[R]):
+class Operation(Wraps[AsyncOperation[R]]):
     """A handle on a detached run, execution or command. See `AsyncOperation`."""
 
-    def __init__(self, operation: AsyncOperation[R]) -> None:
-        self.async_ = operation
-        self.id = operation.id
+    @property
+    def id(self) -> str:
+        return self.async_.id
 
     def get(self) -> R:
         """The result so far; its `outcome` is None until the end."""
@@ -120,52 +140,13 @@ class Operation(Generic[R]):
     signal = blocking(AsyncOperation.signal)
 
 
-def streaming(
-    method: Callable[Concatenate[A, P], EventStream[R]],
-) -> Callable[Concatenate[Wraps[A], P], BlockingStream[R]]:
-    """The blocking form of a method that gives a stream."""
-
-    @functools.wraps(method)
-    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> BlockingStream[R]:
-        return BlockingStream(method(self.async_, *args, **kwargs))
-
-    return wrapper
-
-
-def handle(
-    method: Callable[Concatenate[A, P], AsyncOperation[R]],
-) -> Callable[Concatenate[Wraps[A], P], Operation[R]]:
-    """The blocking form of a method that gives a handle."""
-
-    @functools.wraps(method)
-    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> Operation[R]:
-        return Operation(method(self.async_, *args, **kwargs))
-
-    return wrapper
-
-
-def starting(
-    method: Callable[Concatenate[A, P], Awaitable[AsyncOperation[R]]],
-) -> Callable[Concatenate[Wraps[A], P], Operation[R]]:
-    """The blocking form of a method that starts something detached."""
-
-    @functools.wraps(method)
-    def wrapper(self: Wraps[A], /, *args: P.args, **kwargs: P.kwargs) -> Operation[R]:
-        return Operation(run_sync(lambda: method(self.async_, *args, **kwargs)))
-
-    return wrapper
-
-
-class Files:
+class Files(Wraps[AsyncFiles]):
     """A session's files. See `AsyncFiles`."""
-
-    def __init__(self, files: AsyncFiles) -> None:
-        self.async_ = files
 
     list = blocking(AsyncFiles.list)
     read = blocking(AsyncFiles.read)
     read_text = blocking(AsyncFiles.read_text)
-    chunks = blocking_iterator(AsyncFiles.chunks)
+    chunks = blocking(AsyncFiles.chunks)
     write = blocking(AsyncFiles.write)
     upload = blocking(AsyncFiles.upload)
     download = blocking(AsyncFiles.download)
@@ -177,11 +158,8 @@ class Files:
     extract = blocking(AsyncFiles.extract)
 
 
-class Terminal:
+class Terminal(Wraps[AsyncTerminal]):
     """An open terminal. See `AsyncTerminal`."""
-
-    def __init__(self, terminal: AsyncTerminal) -> None:
-        self.async_ = terminal
 
     @property
     def exit(self) -> TerminalExit | None:
@@ -192,11 +170,11 @@ class Terminal:
     resize = blocking(AsyncTerminal.resize)
 
 
-class Session:
+class Session(Wraps[AsyncSession]):
     """One session. As a context manager it is closed at the end. See `AsyncSession`."""
 
     def __init__(self, session: AsyncSession) -> None:
-        self.async_ = session
+        super().__init__(session)
         self.files = Files(session.files)
 
     @property
@@ -218,12 +196,12 @@ class Session:
     refresh = blocking(AsyncSession.refresh)
     close = blocking(AsyncSession.close)
 
-    stream = streaming(AsyncSession.stream)
-    start = starting(AsyncSession.start)
-    execution = handle(AsyncSession.execution)
-    stream_command = streaming(AsyncSession.stream_command)
-    start_command = starting(AsyncSession.start_command)
-    command_handle = handle(AsyncSession.command_handle)
+    stream = blocking(AsyncSession.stream)
+    start = blocking(AsyncSession.start)
+    execution = blocking(AsyncSession.execution)
+    stream_command = blocking(AsyncSession.stream_command)
+    start_command = blocking(AsyncSession.start_command)
+    command_handle = blocking(AsyncSession.command_handle)
 
     @contextlib.contextmanager
     def terminal(self, rows: int = 24, cols: int = 80) -> Iterator[Terminal]:
@@ -244,7 +222,7 @@ class Session:
         run_sync(lambda: self.async_.__aexit__(kind, error, trace))
 
 
-class ExecutorClient:
+class ExecutorClient(Wraps[AsyncExecutorClient]):
     """The executor service's API, blocking. Arguments as `AsyncExecutorClient`. Works in notebooks."""
 
     def __init__(
@@ -255,12 +233,12 @@ class ExecutorClient:
         retries: int = 3,
         autostart: bool = True,
     ) -> None:
-        self.async_ = AsyncExecutorClient(base_url, api_key, retries=retries, autostart=autostart)
+        super().__init__(AsyncExecutorClient(base_url, api_key, retries=retries, autostart=autostart))
 
     run = blocking(AsyncExecutorClient.run)
     close_session = blocking(AsyncExecutorClient.close_session)
     list_sessions = blocking(AsyncExecutorClient.list_sessions)
-    iter_sessions = blocking_iterator(AsyncExecutorClient.iter_sessions)
+    iter_sessions = blocking(AsyncExecutorClient.iter_sessions)
     languages = blocking(AsyncExecutorClient.languages)
     images = blocking(AsyncExecutorClient.images)
     info = blocking(AsyncExecutorClient.info)
@@ -268,17 +246,11 @@ class ExecutorClient:
     url = blocking(AsyncExecutorClient.url)
     close = blocking(AsyncExecutorClient.close)
 
-    stream_run = streaming(AsyncExecutorClient.stream_run)
-    start_run = starting(AsyncExecutorClient.start_run)
-    detached_run = handle(AsyncExecutorClient.detached_run)
-
-    def create_session(self, **options: Unpack[SessionOptions]) -> Session:
-        """A new session; use it as a context manager to have it closed at the end."""
-        return Session(run_sync(lambda: self.async_.create_session(**options)))
-
-    def get_session(self, id: str) -> Session:
-        """An existing session."""
-        return Session(run_sync(lambda: self.async_.get_session(id)))
+    stream_run = blocking(AsyncExecutorClient.stream_run)
+    start_run = blocking(AsyncExecutorClient.start_run)
+    detached_run = blocking(AsyncExecutorClient.detached_run)
+    create_session = blocking(AsyncExecutorClient.create_session)
+    get_session = blocking(AsyncExecutorClient.get_session)
 
     def __enter__(self) -> Self:
         return self

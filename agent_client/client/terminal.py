@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from agent_client.client.transport import CONNECT_TIME, Address
+from agent_client.autostart import Address
+from agent_client.client.transport import CONNECT_TIME, refusal
 from agent_client.errors import (
-    AuthenticationFailed,
     MissingDependency,
     ServiceUnreachable,
     StreamBroken,
     UnexpectedAnswer,
-    api_error,
 )
 
 
@@ -96,14 +95,14 @@ async def open_terminal(address: Address, path: str, *, rows: int, cols: int) ->
         from websockets.exceptions import InvalidStatus, WebSocketException
     except ImportError as error:
         raise MissingDependency("A terminal needs the package websockets: pip install websockets") from error
-    url = "ws" + address.url.rstrip("/").removeprefix("http") + f"{path}?rows={rows}&cols={cols}"
+    url = "ws" + address.url.removeprefix("http") + f"{path}?rows={rows}&cols={cols}"
     headers = {"Authorization": f"Bearer {address.api_key}"} if address.api_key else {}
     try:
         socket = await connect(
             url, additional_headers=headers, open_timeout=CONNECT_TIME * 2, max_size=None, proxy=None
         )
     except InvalidStatus as error:
-        raise _refused(error.response.status_code, error.response.body, address) from error
+        raise _refused(error.response, address) from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ServiceUnreachable(f"No terminal at {address.url}: {error}") from error
     try:
@@ -112,15 +111,7 @@ async def open_terminal(address: Address, path: str, *, rows: int, cols: int) ->
         await socket.close()
 
 
-def _refused(status: int, body: bytes | bytearray | None, address: Address) -> Exception:
-    url, key_sent = address.url, bool(address.api_key)
-    try:
-        problem = json.loads(body or b"")
-    except ValueError:
-        problem = None
-    if isinstance(problem, dict) and "code" in problem:
-        return api_error(status, problem, url=url, key_sent=key_sent)
-    if status == 401:
-        problem = {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}
-        return api_error(status, problem, url=url, key_sent=key_sent)
-    return UnexpectedAnswer(f"{url} refused the terminal with status {status}")
+def _refused(response: Any, address: Address) -> Exception:
+    status, raw, url = response.status_code, response.body or b"", address.url
+    refused = refusal(status, raw, response.headers, url=url, key_sent=bool(address.api_key))
+    return refused or UnexpectedAnswer(f"{url} refused the terminal with status {status}")

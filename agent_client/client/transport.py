@@ -12,14 +12,14 @@ import ipaddress
 import json
 import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import httpx2
 
+from agent_client.autostart import Address
 from agent_client.blocking import PerLoop
 from agent_client.errors import (
-    ApiError,
+    AuthenticationFailed,
     CodecellError,
     ServiceUnreachable,
     StreamBroken,
@@ -36,21 +36,19 @@ MAX_PAUSE = 10.0
 _CONNECT_FAILED = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where the service is, and the key that it wants."""
+class Sending(TypedDict, total=False):
+    """What a request may have."""
 
-    url: str
-    api_key: str | None = None
-
-
-Locate = Callable[[], Address]
+    json: Mapping[str, Json] | None
+    params: Mapping[str, Any]
+    content: bytes | AsyncIterable[bytes]
+    headers: Mapping[str, str]
 
 
 class Transport:
     """Sends requests to one service. `locate` is asked for its address at the first request."""
 
-    def __init__(self, locate: Locate, *, retries: int = 3) -> None:
+    def __init__(self, locate: Callable[[], Address], *, retries: int = 3) -> None:
         self._locate = locate
         self._retries = retries
         self._address: Address | None = None
@@ -69,33 +67,19 @@ class Transport:
             await client.aclose()
 
     async def json(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Json] | None = None,
-        params: Mapping[str, Any] | None = None,
-        content: bytes | AsyncIterable[bytes] | None = None,
-        wait: float = ANSWER_TIME,
+        self, method: str, path: str, *, wait: float = ANSWER_TIME, **sending: Unpack[Sending]
     ) -> Any:
         """The JSON answer (None for an empty one); `wait` seconds for each piece of it."""
-        async with self.stream(
-            method, path, body=body, params=params, content=content, wait=wait
-        ) as response:
+        async with self.stream(method, path, wait=wait, **sending) as response:
             raw = await read_all(response)
-        return decode(raw, response) if raw else None
+        try:
+            return json.loads(raw) if raw else None
+        except ValueError as error:
+            raise _not_codecell(response) from error
 
     @contextlib.asynccontextmanager
     async def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Json] | None = None,
-        params: Mapping[str, Any] | None = None,
-        content: bytes | AsyncIterable[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-        wait: float = ANSWER_TIME,
+        self, method: str, path: str, *, wait: float = ANSWER_TIME, **sending: Unpack[Sending]
     ) -> AsyncIterator[httpx2.Response]:
         """The answer with its body unread; its status is below 300.
 
@@ -104,19 +88,12 @@ class Transport:
             ApiError: the service refused.
             StreamBroken: the connection broke before the answer began.
         """
-        address = await self.address()
-        with translated(address.url):
-            request = self._http.get().build_request(
-                method,
-                address.url.rstrip("/") + path,
-                json=body,
-                params=params,
-                content=content,
-                headers=headers,
-                timeout=httpx2.Timeout(wait, connect=CONNECT_TIME, pool=None),
-            )
-        again = 0 if isinstance(content, AsyncIterable) else self._retries
-        response = await self._send(request, address.url, again)
+        url = (await self.address()).url
+        timeout = httpx2.Timeout(wait, connect=CONNECT_TIME, pool=None)
+        once = isinstance(sending.get("content"), AsyncIterable)  # which cannot be read again
+        with translated(url):
+            request = self._http.get().build_request(method, url + path, timeout=timeout, **sending)
+        response = await self._send(request, url, 0 if once else self._retries)
         try:
             yield response
         finally:
@@ -124,50 +101,56 @@ class Transport:
 
     async def _send(self, request: httpx2.Request, url: str, retries: int) -> httpx2.Response:
         for attempt in range(retries + 1):
-            last = attempt == retries
+            asked: float | None = None
             try:
                 response = await self._http.get().send(request, stream=True)
-            except _CONNECT_FAILED as error:
-                if last:
+            except httpx2.HTTPError as error:
+                if attempt == retries or not isinstance(error, _CONNECT_FAILED):
                     raise _translate(error, url) from error
-                await asyncio.sleep(_pause(attempt, None))
-                continue
-            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                raise _translate(error, url) from error
-            if response.status_code < 300:
-                return response
-            problem = await _problem(response, url)
-            if last or problem.status != 503 or getattr(problem, "retry_after", None) is None:
-                raise problem
-            await asyncio.sleep(_pause(attempt, problem.retry_after))
+            else:
+                if response.status_code < 300:
+                    return response
+                problem = await _problem(response, url)
+                asked = getattr(problem, "retry_after", None)
+                if attempt == retries or response.status_code != 503 or asked is None:
+                    raise problem
+            await asyncio.sleep(_pause(attempt, asked))
         raise AssertionError("unreachable")
 
     def _new_client(self) -> httpx2.AsyncClient:
         address = self._address
         assert address is not None
-        headers = {"User-Agent": "codecell-client"}
-        if address.api_key:
-            headers["Authorization"] = f"Bearer {address.api_key}"
-        try:
-            return httpx2.AsyncClient(
-                headers=headers,
-                trust_env=not _is_loopback(address.url),
-                # Shorter than the server's own keep-alive (5 s), so that it never closes under a request.
-                limits=httpx2.Limits(
-                    max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0
-                ),
-            )
-        except UnicodeEncodeError as error:
-            raise ServiceUnreachable("the API key has characters that cannot stand in a header") from error
+        key = {"Authorization": f"Bearer {address.api_key}"} if address.api_key else {}
+        return httpx2.AsyncClient(
+            headers={"User-Agent": "codecell-client", **key},
+            trust_env=not _is_loopback(address.url),
+            # Shorter than the server's own keep-alive (5 s), so that it never closes under a request.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0),
+        )
 
 
 @contextlib.contextmanager
-def translated(url: str, last_event_id: int = 0) -> Iterator[None]:
+def translated(url: str) -> Iterator[None]:
     """Turn httpx2's errors into this package's."""
     try:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-        raise _translate(error, url, last_event_id) from error
+        raise _translate(error, url) from error
+
+
+async def body_of(response: httpx2.Response, url: str) -> AsyncIterator[bytes]:
+    """The body, piece by piece.
+
+    Raises:
+        StreamBroken: the connection ended first.
+    """
+    chunks = response.aiter_bytes()
+    while True:
+        with translated(url):
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 async def read_all(response: httpx2.Response) -> bytes:
@@ -180,56 +163,49 @@ async def read_all(response: httpx2.Response) -> bytes:
         return await response.aread()
 
 
-def decode(raw: bytes, response: httpx2.Response) -> Any:
-    """A JSON body.
-
-    Raises:
-        UnexpectedAnswer: it is no JSON.
-    """
-    try:
-        return json.loads(raw)
-    except ValueError as error:
-        raise UnexpectedAnswer(_not_codecell(response)) from error
-
-
-async def _problem(response: httpx2.Response, url: str) -> ApiError:
-    """The error for an answer that is not a success; closes it.
-
-    Raises:
-        UnexpectedAnswer: the answer is no problem+json, so the service did not write it.
-    """
-    try:
-        raw = await read_all(response)
-    finally:
-        await response.aclose()
+def refusal(
+    status: int, raw: bytes | bytearray, headers: Mapping[str, str], *, url: str, key_sent: bool
+) -> CodecellError | None:
+    """The error for an answer that is not a success; None where the service did not write it."""
     try:
         found = json.loads(raw)
     except ValueError:
         found = None
-    if response.request.method == "HEAD" and not raw:
-        found = {"code": {404: "file_not_found", 401: "unauthorized"}.get(response.status_code, "")}
-    if not isinstance(found, Mapping) or not ("code" in found or response.status_code == 401):
-        raise UnexpectedAnswer(_not_codecell(response))
+    if status == 401 and not (isinstance(found, Mapping) and "code" in found):
+        found = {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}
+    if not isinstance(found, Mapping) or "code" not in found:
+        return None
     return api_error(
-        response.status_code,
+        status,
         found,
         url=url,
-        request_id=response.headers.get("X-Request-Id"),
-        retry_after=_seconds(response.headers.get("Retry-After")),
-        key_sent="Authorization" in response.request.headers,
+        request_id=headers.get("X-Request-Id"),
+        retry_after=_seconds(headers.get("Retry-After")),
+        key_sent=key_sent,
     )
 
 
-def _not_codecell(response: httpx2.Response) -> str:
+async def _problem(response: httpx2.Response, url: str) -> CodecellError:
+    """The error for an answer that is not a success; closes it."""
+    try:
+        raw = await read_all(response)
+    finally:
+        await response.aclose()
+    key_sent = "Authorization" in response.request.headers
+    error = refusal(response.status_code, raw, response.headers, url=url, key_sent=key_sent)
+    return error or _not_codecell(response)
+
+
+def _not_codecell(response: httpx2.Response) -> UnexpectedAnswer:
     to = response.headers.get("Location")
     what = f"status {response.status_code}" + (f", redirecting to {to}" if to else "")
-    return (
+    return UnexpectedAnswer(
         f"What answers at {response.request.url} ({what}) is not a Codecell service. Check CODECELL_URL (or"
         " base_url=, --url): it is the service's root, such as http://127.0.0.1:8700."
     )
 
 
-def _translate(error: Exception, url: str, last_event_id: int = 0) -> CodecellError:
+def _translate(error: Exception, url: str) -> CodecellError:
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
         return ServiceUnreachable(f"{url!r} is not the URL of a service ({reason}): write http://HOST:PORT")
@@ -240,8 +216,7 @@ def _translate(error: Exception, url: str, last_event_id: int = 0) -> CodecellEr
         )
     return StreamBroken(
         f"The connection to the service at {url} broke before the answer was complete ({reason}). What ran"
-        " may or may not have finished; check that the service is alive (GET /healthz), then try again.",
-        last_event_id=last_event_id,
+        " may or may not have finished; check that the service is alive (GET /healthz), then try again."
     )
 
 

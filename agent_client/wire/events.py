@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from agent_client.wire.parse import take
-from agent_client.wire.results import parse_error
+from agent_client.wire.parse import Parsed
+from agent_client.wire.results import ErrorInfo
 
 Json = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class Started(Parsed):
     id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stdout:
+class _Text(Parsed):
     text: str = ""
     stage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stderr:
-    text: str = ""
-    stage: str | None = None
+class Stdout(_Text):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Display:
+class Stderr(_Text):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display(Parsed):
     data: Mapping[str, Json] = field(default_factory=dict)
     metadata: Mapping[str, Json] = field(default_factory=dict)
     display_id: str | None = None
@@ -39,26 +43,24 @@ class Display:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClearOutput:
+class ClearOutput(Parsed):
     wait: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Parsed):
     data: Mapping[str, Json] = field(default_factory=dict)
     metadata: Mapping[str, Json] = field(default_factory=dict)
     execution_count: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Error:
-    name: str = ""
-    value: str = ""
-    traceback: tuple[str, ...] = ()
+class Error(ErrorInfo):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputRequest:
+class InputRequest(Parsed):
     """The code waits for a line of input; `password` asks not to show it."""
 
     prompt: str = ""
@@ -66,16 +68,20 @@ class InputRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class File(Parsed):
     path: str = ""
     size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completed:
+class Completed(Parsed):
     """The end; `fields` are the folded fields but stdout, stderr, displays and result."""
 
     fields: Mapping[str, Json] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        return super().parse({"fields": data})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +92,20 @@ class UnknownEvent:
     data: Json = None
 
 
-Event = (
-    Started
-    | Stdout
-    | Stderr
-    | Display
-    | ClearOutput
-    | Result
-    | Error
-    | InputRequest
-    | File
-    | Completed
-    | UnknownEvent
-)
+_Known = Started | Stdout | Stderr | Display | ClearOutput | Result | Error | InputRequest | File | Completed
+Event = _Known | UnknownEvent
+_KINDS: Mapping[str, type[_Known]] = {
+    "started": Started,
+    "stdout": Stdout,
+    "stderr": Stderr,
+    "display": Display,
+    "clear_output": ClearOutput,
+    "result": Result,
+    "error": Error,
+    "input_request": InputRequest,
+    "file": File,
+    "completed": Completed,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,32 +158,13 @@ class SseDecoder:
         return None
 
 
-_SIMPLE: Mapping[str, type[Any]] = {
-    "started": Started,
-    "stdout": Stdout,
-    "stderr": Stderr,
-    "display": Display,
-    "clear_output": ClearOutput,
-    "result": Result,
-    "input_request": InputRequest,
-    "file": File,
-}
-_SPECIAL: Mapping[str, Callable[[Mapping[str, Json]], Event]] = {
-    "error": lambda data: take(Error, data, traceback=tuple(parse_error(data).traceback)),
-    "completed": lambda data: Completed(fields=data),
-}
-
-
 def parse_event(sent: ServerSentEvent) -> Event:
     """The typed event; what is not known, or not a JSON object, becomes an `UnknownEvent`."""
     try:
         data = json.loads(sent.data)
     except ValueError:
         return UnknownEvent(type=sent.type, data=sent.data)
-    if not isinstance(data, Mapping):
+    kind = _KINDS.get(sent.type)
+    if kind is None or not isinstance(data, Mapping):
         return UnknownEvent(type=sent.type, data=data)
-    if sent.type in _SPECIAL:
-        return _SPECIAL[sent.type](data)
-    kind = _SIMPLE.get(sent.type)
-    event: Event = take(kind, data) if kind else UnknownEvent(type=sent.type, data=data)
-    return event
+    return kind.parse(data)

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
-T = TypeVar("T")
+Convert = Callable[[Any], Any]
 
 
-def take(kind: type[T], data: object, **converted: Any) -> T:
-    """`kind` made from the fields of `data` that it knows; `converted` overrides them.
+class Parsed:
+    """A dataclass made from JSON. Its fields all have defaults; their types say what is nested."""
 
-    A null where the field has another default is treated as absent.
-    """
-    found = data if isinstance(data, Mapping) else {}
-    values = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        if field.name in converted:
-            values[field.name] = converted[field.name]
-        elif found.get(field.name) is not None:
-            values[field.name] = found[field.name]
-        elif field.default is MISSING and field.default_factory is MISSING:
-            values[field.name] = None
-    return kind(**values)
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        """Made from the fields of an object that are known; a null is treated as absent."""
+        found = data if isinstance(data, Mapping) else {}
+        known = _converters(cls)  # type: ignore[arg-type]  # mypy: a class of dataclasses is not hashable
+        there = {name: value for name, value in found.items() if name in known and value is not None}
+        return cls(**{name: known[name](value) for name, value in there.items()})
 
 
 def items(data: object) -> Sequence[Mapping[str, Any]]:
@@ -42,3 +38,22 @@ def content_bytes(data: Mapping[str, Any]) -> bytes:
         except (binascii.Error, ValueError):
             return b""
     return text.encode("utf-8", "surrogatepass")
+
+
+@functools.cache
+def _converters(kind: type[Any]) -> Mapping[str, Convert]:
+    hints = get_type_hints(kind)
+    return {field.name: _converter(hints[field.name]) for field in fields(kind)}
+
+
+def _converter(hint: Any) -> Convert:
+    """Nested objects are parsed, tuples of them and of texts are made from arrays; all else stays."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        if inner is str:
+            return lambda data: tuple(map(str, data)) if isinstance(data, list) else ()
+        return lambda data: tuple(inner.parse(e) for e in items(data))
+    nested = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, Parsed)), None)
+    if nested is None:
+        return lambda data: data
+    return nested.parse

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import signal as signals
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from agent_client.wire import notebook
-from agent_client.wire.parse import content_bytes, items, take
+from agent_client.wire.parse import Parsed, content_bytes
 
 Json = Any
 
-INTERRUPTED, TIMED_OUT, KILLED = 130, 124, 137
+_STATUS = {"timeout": 124, "out_of_memory": 137, "interrupted": 130}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _SHELL_ENDED = re.compile(r"exit code ([0-9]{1,3})|ended by (SIG[A-Z0-9+-]+)")
 
@@ -24,12 +24,8 @@ def exit_status(outcome: str | None, exit_code: int | None, signal: str | None =
     """
     if outcome == "ok":
         return exit_code or 0
-    if outcome == "timeout":
-        return TIMED_OUT
-    if outcome == "out_of_memory":
-        return KILLED
-    if outcome == "interrupted":
-        return INTERRUPTED
+    if outcome in _STATUS:
+        return _STATUS[outcome]
     if signal and outcome != "output_limit":
         number = getattr(signals, signal, None)
         return 128 + int(number) if isinstance(number, signals.Signals) else 1
@@ -37,7 +33,7 @@ def exit_status(outcome: str | None, exit_code: int | None, signal: str | None =
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperationUsage:
+class OperationUsage(Parsed):
     """Seconds of CPU and bytes of memory at the peak; None where the service could not tell."""
 
     cpu_time: float | None = None
@@ -45,7 +41,7 @@ class OperationUsage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileStage:
+class CompileStage(Parsed):
     outcome: str = "ok"
     exit_code: int | None = None
     stdout: str = ""
@@ -54,7 +50,7 @@ class CompileStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReturnedFile:
+class ReturnedFile(Parsed):
     """A file that a run gave back."""
 
     path: str = ""
@@ -65,23 +61,25 @@ class ReturnedFile:
     def text(self) -> str:
         return self.content.decode("utf-8", "replace")
 
+    @classmethod
+    def parse(cls, data: Any) -> Self:
+        return super().parse({**data, "content": content_bytes(data)})
+
 
 @dataclass(frozen=True, kw_only=True)
-class OmittedFile:
+class ChangedFile(Parsed):
     path: str = ""
     size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmittedFile(ChangedFile):
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangedFile:
-    path: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgramResult:
-    """How a program ended, and what it printed. `outcome` is None while a detached one runs."""
+class OperationResult(Parsed):
+    """How code ended, and what it printed. `outcome` is None while a detached operation runs."""
 
     id: str = ""
     state: str = "done"
@@ -102,6 +100,7 @@ class ProgramResult:
 
     @property
     def exit_status(self) -> int:
+        """What the command line would exit with; see `exit_status`."""
         return exit_status(self.outcome, self.exit_code, self.signal)
 
     def _repr_html_(self) -> str:
@@ -109,36 +108,21 @@ class ProgramResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandResult(ProgramResult):
+class CommandResult(OperationResult):
     """What came of a command in a session."""
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Json]) -> CommandResult:
-        return take(cls, data, usage=take(OperationUsage, data.get("usage")))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult(ProgramResult):
+class RunResult(OperationResult):
     """What came of a run; `compile` is set for compiled languages."""
 
     compile: CompileStage | None = None
-    files: Sequence[ReturnedFile] = ()
-    files_omitted: Sequence[OmittedFile] = ()
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Json]) -> RunResult:
-        return take(
-            cls,
-            data,
-            usage=take(OperationUsage, data.get("usage")),
-            compile=take(CompileStage, data["compile"]) if data.get("compile") else None,
-            files=tuple(take(ReturnedFile, f, content=content_bytes(f)) for f in items(data.get("files"))),
-            files_omitted=tuple(take(OmittedFile, f) for f in items(data.get("files_omitted"))),
-        )
+    files: tuple[ReturnedFile, ...] = ()
+    files_omitted: tuple[OmittedFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class DisplayData:
+class DisplayData(Parsed):
     """A rich output: a MIME map (`image/png` is base64 text, `application/json` a value)."""
 
     data: Mapping[str, Json] = field(default_factory=dict)
@@ -149,71 +133,42 @@ class DisplayData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErrorInfo:
+class ErrorInfo(Parsed):
     """An exception that the code let through; the traceback's entries may hold several lines."""
 
     name: str = ""
     value: str = ""
-    traceback: Sequence[str] = ()
+    traceback: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutionResult:
+class ExecutionResult(OperationResult):
     """What came of one execution in a session. `result` is the MIME map of the last expression."""
 
-    id: str = ""
-    state: str = "done"
-    outcome: str | None = None
-    stdout: str = ""
-    stderr: str = ""
-    stdout_truncated: bool = False
-    stderr_truncated: bool = False
     result: Mapping[str, Json] | None = None
-    displays: Sequence[DisplayData] = ()
+    displays: tuple[DisplayData, ...] = ()
     error: ErrorInfo | None = None
-    files: Sequence[ChangedFile] = ()
+    files: tuple[ChangedFile, ...] = ()
     files_truncated: bool = False
     execution_count: int | None = None
-    duration: float = 0.0
-    usage: OperationUsage = OperationUsage()
-    detail: str | None = None
     state_lost: bool = False
-    exit_code: int | None = None
-    signal: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.outcome == "ok"
 
     @property
     def exit_status(self) -> int:
         """As a program's: of code that called `sys.exit`, or of a shell's, the code it ended with."""
         if self.outcome != "error" or self.exit_code is not None or self.signal is not None:
-            return exit_status(self.outcome, self.exit_code, self.signal)
+            return super().exit_status
         if self.error is not None:
             return _raised(self.error)
         ended = _SHELL_ENDED.fullmatch(self.detail or "")
-        return exit_status(
-            "error", int(ended[1]) if ended and ended[1] else None, ended[2] if ended else None
-        )
+        code, signal = ended.groups() if ended else (None, None)
+        return exit_status("error", int(code) if code else None, signal)
 
     @property
     def text(self) -> str | None:
         """The last expression's value as plain text, or None."""
         value = (self.result or {}).get("text/plain")
         return value if isinstance(value, str) else None
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Json]) -> ExecutionResult:
-        error = data.get("error")
-        return take(
-            cls,
-            data,
-            usage=take(OperationUsage, data.get("usage")),
-            displays=tuple(take(DisplayData, d) for d in items(data.get("displays"))),
-            error=parse_error(error) if isinstance(error, Mapping) else None,
-            files=tuple(take(ChangedFile, f) for f in items(data.get("files"))),
-        )
 
     def _repr_html_(self) -> str:
         return notebook.execution_html(
@@ -233,9 +188,3 @@ def _raised(error: ErrorInfo) -> int:
     if error.value in ("", "None"):
         return 0
     return int(error.value) & 0xFF if _INTEGER.fullmatch(error.value) else 1
-
-
-def parse_error(data: Mapping[str, Json]) -> ErrorInfo:
-    """An `error` object; a traceback that is no list of texts becomes one."""
-    lines = data.get("traceback")
-    return take(ErrorInfo, data, traceback=tuple(str(e) for e in lines) if isinstance(lines, list) else ())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from agent_client.wire.parse import items, take
+from agent_client.wire.parse import Parsed
 
 Json = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionInfo:
+class SessionInfo(Parsed):
     id: str = ""
     state: str = ""
     language: str = ""
@@ -27,7 +27,7 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class FileEntry(Parsed):
     """One entry of the workspace; `type` is file, directory, symlink or other."""
 
     path: str = ""
@@ -38,7 +38,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
+class Language(Parsed):
     name: str = ""
     aliases: Sequence[str] = ()
     version: str | None = None
@@ -47,15 +47,19 @@ class Language:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(Parsed):
     """An image; `details` is all that the service says about it."""
 
     name: str = ""
     details: Mapping[str, Json] = field(default_factory=dict)
 
+    @classmethod
+    def parse(cls, data: Any) -> Self:
+        return super().parse({"name": data.get("name"), "details": data})
+
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceInfo:
+class ServiceInfo(Parsed):
     """What this service is and enforces."""
 
     version: str = ""
@@ -65,12 +69,8 @@ class ServiceInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionPage:
+class SessionPage(Parsed):
     """Some sessions, and where the next ones start (None: these were the last)."""
 
-    items: Sequence[SessionInfo] = ()
+    items: tuple[SessionInfo, ...] = ()
     next_cursor: str | None = None
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Json]) -> SessionPage:
-        return take(cls, data, items=tuple(take(SessionInfo, e) for e in items(data.get("items"))))
