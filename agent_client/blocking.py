@@ -162,6 +162,30 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+async def in_daemon_thread(function: Callable[[], T]) -> T:
+    """Call `function` on a thread of its own, with the caller's context variables. It may never return:
+    cancelling abandons the thread, which takes no worker from anyone and does not keep the process alive.
+    """
+    context = contextvars.copy_context()
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()  # else cancelling takes the future away from under the thread
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(context.run(function))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            errors.append(error)
+        done.set_result(None)
+
+    threading.Thread(target=work, name="codecell-call", daemon=True).start()
+    await asyncio.wrap_future(done)  # which cannot carry a StopIteration
+    if errors:
+        raise errors[0]
+    return values[0]
+
+
 def iterate(make: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
     """The items of an async iterator, one blocking step each; closing it closes the source."""
     stream = make()

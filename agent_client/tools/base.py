@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from agent_client.blocking import CLEANUP_TIME
 from agent_client.executors.base import ProgressSink
-from agent_client.messages import Artifact, ToolCall, ToolResponse
+from agent_client.messages import ToolCall, ToolResponse
+from agent_client.output_text import label
+from agent_client.tools.result import ToolResult, attempt
 
 Json = Any
 DEFAULT_TIMEOUT = 300.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolResult:
-    """What a tool gives back: text for the model (an error's too), and images or files it made."""
-
-    content: str
-    is_error: bool = False
-    artifacts: Sequence[Artifact] = ()
 
 
 class Tool(Protocol):
@@ -49,7 +42,8 @@ class Tool(Protocol):
 def schema_of(tool: Tool) -> dict[str, Json]:
     """The tool as chat completions want it."""
     function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
+    strict = {"strict": True} if getattr(tool, "strict", False) else {}
+    return {"type": "function", "function": function | strict}
 
 
 async def run_calls(
@@ -60,22 +54,17 @@ async def run_calls(
     on_progress: ProgressSink | None = None,
     on_return: Callable[[ToolResponse], None] | None = None,
 ) -> list[ToolResponse]:
-    """Run the calls at the same time; the answers in the calls' order. An unknown tool and one that takes
-    longer than `max_time` seconds are answered as errors. Cancelling cancels all.
+    """Run the calls at the same time; the answers in the calls' order. An unknown tool, one that fails and
+    one that takes longer than `max_time` seconds are answered as errors. Cancelling cancels all.
     """
 
     async def one(call: ToolCall) -> ToolResponse:
-        tool = tools.get(call.name)
-        if tool is None:
-            known = ", ".join(sorted(tools)) or "none"
-            result = ToolResult(content=f"Error: no tool {call.name!r}. Known tools: {known}.", is_error=True)
+        if call.name in tools:
+            result = await _within(max_time, call, lambda: tools[call.name].run(call.arguments, on_progress))
         else:
-            try:
-                async with asyncio.timeout(max_time):
-                    result = await tool.run(call.arguments, on_progress)
-            except TimeoutError:
-                text = f"Error: {call.name} did not return within {max_time:g} s and was abandoned."
-                result = ToolResult(content=text, is_error=True)
+            known = ", ".join(sorted(tools)) or "none"
+            text = f"Error: no tool {label(call.name)!r}. Known tools: {known}."
+            result = ToolResult(content=text, is_error=True)
         response = ToolResponse(
             call_id=call.id,
             name=call.name,
@@ -90,3 +79,21 @@ async def run_calls(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(call)) for call in calls]
     return [task.result() for task in tasks]
+
+
+async def _within(
+    max_time: float | None, call: ToolCall, work: Callable[[], Awaitable[ToolResult]]
+) -> ToolResult:
+    """`work`'s result. It is cancelled when the time is over or this is cancelled, and abandoned where it
+    does not heed that.
+    """
+    task = asyncio.create_task(attempt(work))
+    try:
+        await asyncio.wait([task], timeout=max_time)
+        if task.done():
+            return task.result()
+    finally:
+        if task.cancel():
+            await asyncio.wait([task], timeout=CLEANUP_TIME)
+    text = f"Error: {call.name} did not return within {max_time:g} s and was abandoned."
+    return ToolResult(content=text, is_error=True)
