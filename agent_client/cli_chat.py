@@ -18,6 +18,7 @@ from agent_client.console import Console
 from agent_client.conversation import InputPending, TaskResult
 from agent_client.errors import CodecellError
 from agent_client.executors import RemoteCodeExecutor
+from agent_client.messages import Message
 from agent_client.models.prices import price_of
 from agent_client.team_file import DEFAULT, TeamFile, WrongTeamFile, build_team, parse_team, read_team_file
 from agent_client.teams import Team
@@ -74,7 +75,10 @@ def run_chat(arguments: argparse.Namespace) -> int:
             kept |= {"human": human, "model": model}
             stack.callback(_save, arguments.save, team, executor, kept)
         record = stack.enter_context(writer)
-        result = _run(team, task, arguments.answer, record)
+        last = spec.agents[-1]
+        asker = last.name if last.kind == "user" else None  # its turn is over then, and the first one's comes
+        said = Message(content=task, name=asker) if task is not None else None
+        result = _run(team, said, arguments.answer, record)
     if result.pending is not None:
         sys.stderr.write(
             f"codecell: {result.pending.agent} asks: {result.pending.prompt.strip()}\n"
@@ -89,7 +93,7 @@ class WrongUse(CodecellError):
     """The command line cannot be followed."""
 
 
-def _run(team: Team, task: str | None, answer: str | None, record: TranscriptWriter | None) -> TaskResult:
+def _run(team: Team, task: Message | None, answer: str | None, record: TranscriptWriter | None) -> TaskResult:
     console = Console()
 
     def on_event(event: ChatEvent) -> None:
