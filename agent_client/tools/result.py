@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -54,8 +53,8 @@ def result_of(value: object) -> ToolResult:
 def _text(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({memoryview(value).nbytes} bytes of binary data)"
-    as_json = isinstance(value, dict | list | tuple | set | frozenset) or hasattr(value, "model_dump_json")
-    if as_json or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+    has_fields = any(hasattr(type(value), a) for a in ("model_dump_json", "__dataclass_fields__"))
+    if has_fields or isinstance(value, dict | list | tuple | set | frozenset):
         from pydantic_core import to_json
 
         try:
