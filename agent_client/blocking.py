@@ -146,7 +146,8 @@ async def in_caller(function: Callable[[], T]) -> T:
         try:
             answer.set_result(function())
         except Exception as error:  # noqa: BLE001 - handed back to the coroutine
-            answer.set_exception(error)
+            stopped = isinstance(error, StopIteration)  # which no future can carry
+            answer.set_exception(RuntimeError("the function raised StopIteration") if stopped else error)
 
     inbox.put(job)
     return await asyncio.wrap_future(answer)
@@ -213,18 +214,17 @@ class PerLoop(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._value: T | None = None
+        self._values: dict[asyncio.AbstractEventLoop, T] = {}
 
     def get(self) -> T:
-        """The running loop's value. A value of a loop that has ended is dropped."""
+        """The running loop's value. Values of loops that have ended are dropped."""
         loop = asyncio.get_running_loop()
-        if self._value is None or self._loop is not loop:
-            self._loop, self._value = loop, self._make()
-        return self._value
+        if loop not in self._values:
+            for ended in [known for known in list(self._values) if known.is_closed()]:
+                self._values.pop(ended, None)
+            self._values[loop] = self._make()
+        return self._values[loop]
 
     def take(self) -> T | None:
         """Hand over the running loop's value to be closed, if there is one."""
-        value, mine = self._value, self._loop is asyncio.get_running_loop()
-        self._value = self._loop = None
-        return value if mine else None
+        return self._values.pop(asyncio.get_running_loop(), None)

@@ -74,6 +74,7 @@ class OpenAIChatCompletionClient:
         self._connection = {"max_retries": max_retries} | {k: v for k, v in options.items() if k in names}
         self._request = {k: v for k, v in options.items() if k not in names | _OURS and v is not None}
         self._ask_usage = True
+        self._under_way = 0
         self._client: PerLoop[AsyncOpenAI] = PerLoop(self._new_client)
 
     async def create(
@@ -95,15 +96,21 @@ class OpenAIChatCompletionClient:
         else:
             asked.pop("parallel_tool_calls", None)  # endpoints refuse it without tools
         reply = Reply()
-        async with aclosing(self._pieces(asked, reply, streamed=stream is not None)) as pieces:
-            async for text in pieces:
-                if text and stream is not None:
-                    stream(text)
+        self._under_way += 1
+        try:
+            async with aclosing(self._pieces(asked, reply, streamed=stream is not None)) as pieces:
+                async for text in pieces:
+                    if text and stream is not None:
+                        stream(text)
+        finally:
+            self._under_way -= 1
         return reply.response(self.model, self._price)
 
     async def close(self) -> None:
-        """Close the running loop's connections; the next call opens new ones."""
-        client = self._client.take()
+        """Close the running loop's connections, unless others are being answered over them; the next call
+        opens new ones.
+        """
+        client = None if self._under_way else self._client.take()
         if client is not None:
             await client.close()
 
