@@ -230,7 +230,7 @@ def test_a_model_reflects() -> None:
 def test_remove_other_reply_funcs() -> None:
     """With it a registered function is all that an agent has."""
     me, a = user(), bot("a", "never")
-    a.register_reply(UserProxyAgent, lambda *_: (False, None), remove_other_reply_funcs=True)
+    a.register_reply(UserProxyAgent, lambda *_, **__: (False, None), remove_other_reply_funcs=True)
     result = me.initiate_chat(a, message="Task", silent=True, max_turns=1)
     assert result.chat_history[1]["content"] == ""
 
