@@ -137,12 +137,13 @@ class Turn:
 @dataclass
 class Transcript:
     """Who said what, in order; speakers are known by name. It belongs to the conversation. The run's task
-    is the `task_count` messages from `task_at` on.
+    is the `task_count` messages from `task_at` on. With `goes_on` a further message by hand is answered.
     """
 
     messages: list[Message] = field(default_factory=list)
     task_at: int = 0
     task_count: int = 1
+    goes_on: bool = False
 
     def add(self, speaker: str, message: Message) -> Message:
         said = message if message.name == speaker else replace(message, name=speaker)
@@ -183,13 +184,15 @@ class Transcript:
     def save(self) -> dict[str, Any]:
         """All of it as JSON."""
         saved = [message.save() for message in self.messages]
-        return {"messages": saved, "task_at": self.task_at, "task_count": self.task_count}
+        rest = {"task_at": self.task_at, "task_count": self.task_count, "goes_on": self.goes_on}
+        return {"messages": saved, **rest}
 
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> Transcript:
         """What `save` wrote."""
         messages = [Message.load(message) for message in saved["messages"]]
-        return cls(messages, int(saved["task_at"]), int(saved["task_count"]))
+        goes_on = bool(saved.get("goes_on"))
+        return cls(messages, int(saved["task_at"]), int(saved["task_count"]), goes_on)
 
 
 NextSpeaker = Callable[[Transcript], Awaitable[Party | Stop]]

@@ -98,6 +98,10 @@ class AssistantAgent(Runnable, ConversableAgent):
             self.add_tool(FunctionTool(_says(handoff.said), described, handoff.tool_name))
             self._handoffs[handoff.tool_name] = handoff
 
+    def reset(self) -> None:
+        super().reset()
+        self.transcript = None
+
     def _after_tools(self, calls: Sequence[ToolCall], inner: Sequence[Message]) -> Message | None:
         artifacts = tuple(made for message in inner for made in message.artifacts)
         for wanted in calls:

@@ -79,16 +79,16 @@ def nested_reply(chat_queue: Sequence[ChatPlan]) -> Callable[..., Awaitable[tupl
         recipient: Any, messages: list[dict[str, Any]], sender: Any, config: Any
     ) -> tuple[bool, str | None]:
         to_run: list[ChatPlan] = []
-        for chat in chat_queue:
+        for index, chat in enumerate(chat_queue):
             message = chat.get("message")
             if callable(message):
-                message = await call(message, chat["recipient"], messages, sender, config)
-            elif message is None and not to_run:
+                message = await call(message, recipient, messages, sender, config)
+            elif message is None and index == 0:
                 message = messages[-1]["content"] if messages else None
             if message:
                 to_run.append({"sender": recipient, **chat, "message": message})
         if not to_run:
-            return False, None
+            return True, None
         return True, (await in_sequence(to_run))[-1].summary
 
     return reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from agent_client.agents.chats import ChatPlan, a_initiate_chats, initiate_chats, nested_reply
@@ -91,6 +92,7 @@ class ConversableAgent(TwoParty):
         self._default = default_auto_reply
         self._input = input_func
         self._registered: list[_Registered] = []
+        self._registered_late: list[_Registered] = []
         self._others_removed = False
         self._hooks: dict[str, list[Callable[..., Any]]] = {name: [] for name in HOOKS}
         self._auto_replies: dict[str, int] = {}
@@ -121,6 +123,19 @@ class ConversableAgent(TwoParty):
         """A decorator: the agent runs the function when another's model calls it."""
         return lambda function: self.add_tool(_tool(function, name, description), call=False)
 
+    def update_system_message(self, system_message: str) -> None:
+        """Have the model told something else from now on."""
+        self.system_message = system_message
+
+    def update_max_consecutive_auto_reply(self, value: int) -> None:
+        """Allow so many auto-replies from now on."""
+        self.max_consecutive_auto_reply = value
+
+    def reset(self) -> None:
+        """Forget what was said, and the auto-replies."""
+        self.clear_history()
+        self._auto_replies.clear()
+
     def register_reply(
         self,
         trigger: Any,
@@ -130,17 +145,20 @@ class ConversableAgent(TwoParty):
         *,
         remove_other_reply_funcs: bool = False,
     ) -> None:
-        """Put a reply function ahead of all others. `trigger`: an agent, its name, a class, a callable of the
-        sender, a list of these, or None for no sender. `reply_func(recipient, messages, sender, config)`
-        gives `(final, reply)`; sync or async.
+        """Put a reply function ahead of all others, or from `position` 2 on behind the human's. `trigger`: an
+        agent, its name, a class, a callable of the sender, a list of these, or None for no sender.
+        `reply_func(recipient, messages, sender, config)` (the last three by name) gives `(final, reply)`;
+        sync or async.
         """
         if remove_other_reply_funcs:
             self._registered.clear()
+            self._registered_late.clear()
             self._others_removed = True
-        self._registered.insert(position, _Registered(trigger=trigger, function=reply_func, config=config))
+        replies, at = (self._registered, position) if position < 2 else (self._registered_late, position - 2)
+        replies.insert(at, _Registered(trigger=trigger, function=reply_func, config=config))
 
     def register_nested_chats(
-        self, chat_queue: Sequence[ChatPlan], trigger: Any, *, position: int = 0
+        self, chat_queue: Sequence[ChatPlan], trigger: Any, *, position: int = 2
     ) -> None:
         """Reply to `trigger` (as in `register_reply`) with what comes of chats of its own: each a dict of
         `recipient` and arguments of `initiate_chat`. The first one's message is the one received unless it
@@ -183,8 +201,8 @@ class ConversableAgent(TwoParty):
         """Reply: registered functions, termination and human, tools, code, model, default."""
         turn = await self._hooked(turn)
         registered = await self._registered_reply(turn)
-        if registered is None and not self._others_removed:
-            registered = await self._reply(turn)
+        if registered is None:
+            registered = await (self._late_reply if self._others_removed else self._reply)(turn)
         if registered is None:
             if self._default is None:
                 return Stop(reason=f"no reply: {self.name} has nothing to say")
@@ -202,9 +220,9 @@ class ConversableAgent(TwoParty):
         if close is not None:
             await close()
 
-    def new_chat(self) -> None:
-        """A chat begins: the auto-reply counters start anew."""
-        self._auto_replies.clear()
+    def new_chat(self, other: str) -> None:
+        """A chat begins: the auto-replies to `other` are counted anew."""
+        self._auto_replies.pop(other, None)
 
     def save_counters(self) -> dict[str, Any]:
         state: Mapping[str, Any] = getattr(self.code_executor, "save_state", dict)()
@@ -221,7 +239,7 @@ class ConversableAgent(TwoParty):
             human = await self._human_reply(turn)
             if human is not None:
                 return human
-        for reply_with in (self._tool_reply, self._code_reply, self._model_reply):
+        for reply_with in (self._late_reply, self._tool_reply, self._code_reply, self._model_reply):
             reply = await reply_with(turn)
             if reply is not None:
                 return reply
@@ -247,12 +265,16 @@ class ConversableAgent(TwoParty):
             message = replace(message, content=changed.content, parts=changed.parts, extra=changed.extra)
         return message
 
-    async def _registered_reply(self, turn: Turn) -> Message | Stop | None:
-        for registered in self._registered:
+    async def _late_reply(self, turn: Turn) -> Message | Stop | None:
+        return await self._registered_reply(turn, late=True)
+
+    async def _registered_reply(self, turn: Turn, *, late: bool = False) -> Message | Stop | None:
+        for registered in self._registered_late if late else self._registered:
             if not _triggers(registered.trigger, turn.sender):
                 continue
             messages = [message.to_dict() for message in turn.messages]
-            final, reply = await call(registered.function, self, messages, turn.sender, registered.config)
+            given = {"messages": messages, "sender": turn.sender, "config": registered.config}
+            final, reply = await call(partial(registered.function, self, **given))
             if final:
                 none = Stop(reason=f"no reply: a reply function of {self.name} ended the conversation")
                 return none if reply is None else Message.of(reply)
@@ -280,6 +302,14 @@ class ConversableAgent(TwoParty):
             turn.run.emit(Notice(agent=self.name, text="USING AUTO REPLY..."))
         return None
 
+    def get_human_input(self, prompt: str) -> str:
+        """Ask at the keyboard. Override it to ask elsewhere, or give `input_func`."""
+        try:
+            import readline  # noqa: F401 - editing and history, where the platform has it
+        except ImportError:
+            pass
+        return input(prompt)
+
     async def ask(self, prompt: str, run: Run) -> str:
         """Ask the agent's human; the answer that the run was resumed with comes first.
 
@@ -290,19 +320,18 @@ class ConversableAgent(TwoParty):
         if answer is None:
             run.emit(HumanAsked(agent=self.name, prompt=prompt))
             try:
-                answer = await ask_human(self._input, prompt)
+                answer = await ask_human(self._input or self.get_human_input, prompt)
             except InputPending:
                 run.pending = PendingInput(agent=self.name, prompt=prompt)
                 raise
-        if answer:
-            run.human_input.append(answer)
-        else:
+        run.human_input.append(answer)
+        if not answer:
             run.emit(Notice(agent=self.name, text="NO HUMAN INPUT RECEIVED."))
         return answer
 
     async def _tool_reply(self, turn: Turn) -> Message | None:
         last = turn.messages[-1] if turn.messages else None
-        if last is None or not last.tool_calls or last.role == "assistant":
+        if last is None or not last.tool_calls or last.name == self.name:
             return None
         return await answer_calls(self.name, last.tool_calls, self.tools, turn.run)
 
@@ -341,8 +370,10 @@ class ConversableAgent(TwoParty):
         return Message(content=content, tool_calls=others, inner=tuple(inner), artifacts=artifacts)
 
     def _runs_itself(self, wanted: ToolCall) -> bool:
-        """Whether a call of its model is its own to answer: also one of a tool that nobody has."""
-        return wanted.name in self.tools or wanted.name not in self._called
+        """Whether a call of its model is its own to answer: also one of a tool that nobody has, unless
+        others run its tools.
+        """
+        return wanted.name in self.tools or self._called.keys() <= self.tools.keys()
 
     def _after_tools(
         self,
@@ -367,25 +398,15 @@ class ConversableAgent(TwoParty):
         return response
 
 
-async def ask_human(input_func: InputFunc | None, prompt: str) -> str:
+async def ask_human(input_func: InputFunc, prompt: str) -> str:
     """A human's answer, stripped; without a keyboard (end of input) it is "exit"."""
     try:
-        if input_func is None:
-            return (await in_caller(lambda: _keyboard(prompt))).strip()
         if inspect.iscoroutinefunction(input_func):
             return str(await input_func(prompt)).strip()
         answer = await in_caller(lambda: input_func(prompt))
         return str(await answer if inspect.isawaitable(answer) else answer).strip()
     except EOFError:
         return "exit"
-
-
-def _keyboard(prompt: str) -> str:
-    try:
-        import readline  # noqa: F401 - editing and history, where the platform has it
-    except ImportError:
-        pass
-    return input(prompt)
 
 
 async def call_here(function: Callable[..., Any], *args: Any) -> Any:

@@ -130,10 +130,6 @@ class Runnable:
         """What is let go of when a run ends, beside the parties."""
         return ()
 
-    async def reset(self) -> None:
-        """Forget what was said."""
-        self.transcript = None
-
 
 def _task(task: Task | None) -> list[Message]:
     if task is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent_client.agents.summary import SummaryMethod, check_summary, summarise
-from agent_client.blocking import blocking_form, call, in_caller, post
+from agent_client.blocking import blocking_form, call, post
 from agent_client.chat_events import ChatEvent, EventSink
 from agent_client.conditions import Condition
 from agent_client.console import Console
@@ -62,11 +63,10 @@ class TwoParty:
 
     @property
     def chat_messages(self) -> dict[Any, list[dict[str, Any]]]:
-        """By agent, the messages of the chat with it, as this agent sees them."""
-        return {
-            other: [message.to_dict() for message in chat.seen_by(self.name)]
-            for other, chat in self._chats.items()
-        }
+        """By agent, the messages of the chat with it, as this agent sees them; none with others."""
+        chats: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
+        chats.update((other, self._history(chat)) for other, chat in self._chats.items())
+        return chats
 
     def last_message(self, agent: TwoParty | None = None) -> dict[str, Any] | None:
         """The last message of the chat with `agent` (or of the only one)."""
@@ -110,8 +110,10 @@ class TwoParty:
             limits=usage_limits,
             answer=message.answer if isinstance(message, _Resumed) else None,
         )
-        opening = None if resumed else await self._opening(recipient, message, context)
+        opening = None if resumed else await self._opening(recipient, message, context, run)
         transcript = self._chats[recipient] if resumed else self._chat_with(recipient, clear=clear_history)
+        if not resumed:
+            transcript.goes_on = max_turns is None
         summary: str | None = None
 
         async def chat() -> str:
@@ -135,7 +137,7 @@ class TwoParty:
             summary = await summarise("last_msg", self, recipient, None, transcript, run)
         return ChatResult(
             chat_id=uuid.uuid4().int,
-            chat_history=[said.to_dict() for said in transcript.seen_by(self.name)],
+            chat_history=self._history(transcript),
             summary=summary,
             cost=run.meter.cost(),
             human_input=tuple(run.human_input),
@@ -171,18 +173,33 @@ class TwoParty:
         request_reply: bool | None = None,
         silent: bool = False,
     ) -> None:
-        """Say something to `recipient` without a new chat; with `request_reply` the two go on talking."""
+        """Say something to `recipient` without a new chat; `request_reply` asks for an answer, by default
+        where a chat without `max_turns` came before; the two go on talking then, else it is one answer.
+        """
         transcript = self._chats.get(recipient)
         if transcript is None:
             transcript = self._chat_with(recipient, clear=False)
         sent = await self._processed(Message.of(message), recipient)
         run = Run(sink=_sink(None if silent else Console(), None))
         say(transcript, run, self.name, sent, to=recipient.name)
-        if request_reply:
+        if transcript.goes_on if request_reply is None else request_reply:
             transcript.task_at = len(transcript.messages) - 1
-            await self.a_resume_chat(recipient, silent=silent)
+            turns = None if transcript.goes_on else 1
+            await self.a_resume_chat(recipient, silent=silent, max_turns=turns)
 
     send = blocking_form(a_send)
+
+    async def a_receive(
+        self,
+        message: str | Mapping[str, Any] | Message,
+        sender: TwoParty,
+        request_reply: bool | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Be told something by `sender`: the other end of `send`."""
+        await sender.a_send(message, self, request_reply, silent)
+
+    receive = blocking_form(a_receive)
 
     def save_state(self) -> dict[str, Any]:
         """The agent's chats as JSON: transcripts, counters of all who take part, their open sessions (where
@@ -234,8 +251,8 @@ class TwoParty:
         else:
             self._chats.pop(agent, None)
 
-    def new_chat(self) -> None:
-        """A chat begins in which the agent takes part."""
+    def new_chat(self, other: str) -> None:
+        """A chat begins in which the agent hears `other`."""
 
     def plan(self, initiator: TwoParty, max_turns: int | None) -> tuple[Sequence[Party], Any]:
         """Who takes part in a chat that `initiator` starts with this agent, and who speaks next.
@@ -255,8 +272,16 @@ class TwoParty:
         """Say something, or stop."""
         raise NotImplementedError
 
+    async def ask(self, prompt: str, run: Run) -> str:
+        """Ask the agent's human."""
+        raise NotImplementedError
+
     async def run_ended(self) -> None:
         """The run is over: let go of what lasts no longer."""
+
+    def _history(self, chat: Transcript) -> list[dict[str, Any]]:
+        seen = chat.seen_by(self.name)  # chat APIs let none but an assistant call tools
+        return [m.to_dict() | ({"role": "assistant"} if m.tool_calls else {}) for m in seen]
 
     async def _processed(self, message: Message, recipient: Any) -> Message:  # noqa: ARG002
         """What hooks make of a message before it is sent."""
@@ -269,15 +294,17 @@ class TwoParty:
         self._chats[recipient] = transcript
         recipient.attach(self, transcript)
         for party in _parties(self, recipient):
-            party.new_chat()
+            party.new_chat(self.name if party is recipient else recipient.name)
         return transcript
 
-    async def _opening(self, recipient: TwoParty, message: Opening, context: Mapping[str, Any]) -> Message:
+    async def _opening(
+        self, recipient: TwoParty, message: Opening, context: Mapping[str, Any], run: Run
+    ) -> Message:
         said: Any = message
         if callable(message):
             said = await call(message, self, recipient, dict(context))
         if said is None:
-            said = await in_caller(lambda: input("> "))
+            said = await self.ask(">", run)
         opening = Message.of(said)
         carryover = context.get("carryover")
         if carryover and not callable(message):

@@ -53,7 +53,7 @@ class UserProxyAgent(ConversableAgent):
     async def _reply(self, turn: Turn) -> Message | Stop | None:
         if turn.setting != "team":
             return await super()._reply(turn)
-        reply = await self._tool_reply(turn)
+        reply = await self._late_reply(turn) or await self._tool_reply(turn)
         if reply is None and self._runs_code_in_teams:
             reply = await self._code_reply(turn)
         if reply is not None or self.human_input_mode == "NEVER":

@@ -17,6 +17,11 @@ from agent_client.messages import Message
 from agent_client.models.base import ModelClient
 from agent_client.termination import IsTermination
 
+INTRODUCTION = (
+    "Hello everyone. We have assembled a great team today to answer questions and solve tasks. In attendance"
+    " are:"
+)
+
 
 class GroupChatManager(ConversableAgent):
     """Whoever starts a chat with it starts the group's. Its model, if any, chooses speakers ("auto")."""
@@ -53,11 +58,11 @@ class GroupChatManager(ConversableAgent):
                 ' llm_config or a model_client, or choose another method, such as "round_robin"'
             )
         if max_turns is not None and max_turns < 1:
-            raise ValueError("max_turns is a number of messages above zero")
+            raise ValueError("max_turns is a number of round trips above zero")
         names = {*group.agent_names, self.name}
         if initiator not in group.agents and initiator.name in names:
             raise ValueError(f"the group has another agent named {initiator.name!r}")
-        limit = group.max_round if max_turns is None else min(group.max_round, 2 * max_turns)
+        limit = group.max_round  # all that they say is one round trip
         parties = dict.fromkeys([initiator, self, *group.agents])
 
         async def next_speaker(transcript: Transcript) -> Party | Stop:
@@ -90,7 +95,7 @@ class GroupChatManager(ConversableAgent):
 
     def _introduction(self) -> str:
         roles = self.groupchat.roles(self.groupchat.agents)
-        return f"Hello everyone. We have assembled a great team today. In attendance are:\n\n{roles}"
+        return f"{INTRODUCTION}\n\n{roles}"
 
     async def _choose(self, transcript: Transcript, last: Message, run: Run) -> Party | Stop:
         group = self.groupchat

@@ -102,7 +102,7 @@ def test_human_words_take_precedence_over_code() -> None:
     assert result.chat_history[2]["content"] == "rather this"
     assert result.chat_history[4]["content"].startswith("exitcode: 0")
     assert len(executor.given) == 1
-    assert result.human_input == ("rather this", "exit")
+    assert result.human_input == ("rather this", "", "exit")
     assert result.stop_reason == "human: exit was typed"
     assert len(prompts) == 3
 
@@ -118,7 +118,7 @@ def test_terminate_mode_asks_at_the_end() -> None:
         [CODE, "x TERMINATE", "y TERMINATE"], [done()], human_input_mode="TERMINATE", input_func=ask
     )
     result = user.initiate_chat(bot, message="Task", silent=True)
-    assert result.human_input == ("one more",)
+    assert result.human_input == ("one more", "")
     assert len(result.chat_history) == 6
 
 

@@ -50,7 +50,7 @@ def test_code_is_run_by_whom_it_is_for() -> None:
     me = user()
     group = GroupChat([me, coder, runner], speaker_selection_method="round_robin")
     manager = GroupChatManager(group)
-    result = me.initiate_chat(manager, message="Task", silent=True, max_turns=4)
+    result = me.initiate_chat(manager, message="Task", silent=True, max_turns=1)
     assert speakers(result)[:3] == ["user", "coder", "runner"]
     assert result.chat_history[2]["content"] == "exitcode: 0 (execution succeeded)\nCode output: 42\n"
     assert executor.runs_ended == 1
@@ -175,7 +175,8 @@ def test_a_termination_message_ends_it_and_a_second_chat_starts_anew() -> None:
     assert first.stop_reason == "termination message: from a"
     second = me.initiate_chat(manager, message="More", silent=True)
     assert [m["content"] for m in second.chat_history] == ["More", "again TERMINATE"]
-    kept = me.initiate_chat(manager, message="And", silent=True, clear_history=False, max_turns=1)
+    group.max_round = 2
+    kept = me.initiate_chat(manager, message="And", silent=True, clear_history=False)
     assert [m["content"] for m in kept.chat_history][:3] == ["More", "again TERMINATE", "And"]
 
 
