@@ -21,6 +21,7 @@ _POLICY = (
 )
 _PRE = '<pre style="margin:0;white-space:pre-wrap{}">{}</pre>'
 _RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 _MAX_TEXT = 200_000
 
 
@@ -69,6 +70,22 @@ def bundle_html(data: Mapping[str, Any]) -> str:
     if "application/json" in data:
         return _pre(json.dumps(data["application/json"], indent=1, default=str))
     return _pre(", ".join(sorted(map(str, data))))
+
+
+def image_mime(data: bytes) -> str | None:
+    """What kind of image the bytes themselves say they are, of the kinds that `image_html` shows."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    head = data[:2048].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head[:1] == b"<" and b"<svg" in head:
+        return "image/svg+xml"
+    return next((mime for magic, mime in _MAGIC.items() if data.startswith(magic)), None)
+
+
+def image_html(data: bytes) -> str | None:
+    """Image bytes as an `<img>` with a data URI, where nothing in them runs; None where they are no image."""
+    mime = image_mime(data)
+    return f'<img alt="" src="data:{mime};base64,{base64.b64encode(data).decode()}">' if mime else None
 
 
 def _frame(body: str) -> str:
