@@ -60,7 +60,8 @@ class Team(Runnable):
             chosen = await self.choose(transcript)
             if isinstance(chosen, Stop):
                 return chosen
-            current_run().emit(SpeakerSelected(agent=chosen))
+            if len(self.participants) > 2:  # of two it is plain
+                current_run().emit(SpeakerSelected(agent=chosen))
             return self.participants[chosen]
 
         return tuple(self.participants.values()), next_speaker

@@ -111,7 +111,7 @@ async def test_bounds() -> None:
 
 async def test_a_stream_of_events_ends_with_the_result() -> None:
     """`run_stream` gives what happens as it happens, then the result."""
-    team = RoundRobinGroupChat([bot("a", "two words"), bot("b", "b1")], max_turns=2)
+    team = RoundRobinGroupChat([bot("a", "two words"), bot("b", "b1"), bot("c")], max_turns=2)
     items = [item async for item in team.run_stream(task="Task")]
     assert isinstance(items[-1], TaskResult)
     kinds = [type(item) for item in items[:-1]]
@@ -123,10 +123,11 @@ async def test_a_stream_of_events_ends_with_the_result() -> None:
 
 async def test_closing_a_stream_cancels_the_run() -> None:
     """Whoever stops reading stops the run."""
-    stopped = asyncio.Event()
+    started, stopped = asyncio.Event(), asyncio.Event()
 
     class Hanging:
         async def create(self, messages: Any, *, tools: Any = (), stream: Any = None) -> ModelResponse:
+            started.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -135,8 +136,8 @@ async def test_closing_a_stream_cancels_the_run() -> None:
 
     stream = RoundRobinGroupChat([AssistantAgent("a", model_client=Hanging())]).run_stream(task="Task")
     async for event in stream:
-        if isinstance(event, SpeakerSelected):
-            await asyncio.sleep(0)
+        if isinstance(event, MessageSent):
+            await started.wait()
             break
     await stream.aclose()
     assert stopped.is_set()
