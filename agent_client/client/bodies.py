@@ -100,13 +100,18 @@ def file_path(path: str) -> str:
     """The URL path of a workspace file; an absolute path's first slash is escaped.
 
     Raises:
-        InvalidPath: the path is empty or has a `..` in it (which would name another resource).
+        InvalidPath: the path is empty, no text, or has a `..` in it (which would name another resource).
     """
-    if not path or "\x00" in path or ".." in path.split("/"):
+    if not path or "\x00" in path or ".." in path.split("/") or not is_text(path):
         raise InvalidPath(f"{path!r} is not a path in the workspace", status=422, code="invalid_path")
     escaped = quote(path.removeprefix("/"), safe="/")
     parts = [part for part in escaped.split("/") if part not in ("", ".")]
     return ("%2F" if path.startswith("/") else "") + "/".join(parts)
+
+
+def is_text(path: str) -> bool:
+    """Whether it can be sent: a name on disk need not be UTF-8, and arrives with half characters then."""
+    return path.encode("utf-8", "ignore").decode() == path
 
 
 def _stdin(body: dict[str, Json]) -> None:

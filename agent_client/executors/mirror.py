@@ -1,13 +1,14 @@
 """Copying files between a directory of the user's and a workspace whose code is not trusted.
 
 Out of the sandbox come only names and bytes, both hostile. They are written below the directory and
-nowhere else, through no symlink, to no dotfile, never over a file that was not written from here and
-left alone since, mode 0644, bounded in count and bytes.
+nowhere else, through no symlink, to no dotfile, to none that tools here load unasked (`LOADED_UNASKED`),
+never over a file that was not written from here and left alone since, mode 0644, bounded in count and bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
 import secrets
@@ -20,6 +21,11 @@ from pathlib import Path
 MAX_FILES = 200
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 16
+# What Python, pytest and Jupyter run or load merely because it lies there.
+LOADED_UNASKED = (
+    "conftest.py", "pytest.ini", "sitecustomize.py", "usercustomize.py", "*.pth", "*._pth", "*.pyc",
+    "__pycache__", "ipython*config.py", "jupyter*config.py", "jupyter*config.json",
+)  # fmt: skip
 RECORD = ".codecell-files.json"  # what was written from here, by path: [size, mtime_ns, inode]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -79,10 +85,9 @@ class Mirror:
         """A local file's bytes, at most as many as it was listed with."""
         *parents, name = _parts(file.path)
         directory = self._enter(parents, make=False)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
-            )
+            descriptor = os.open(name, flags, dir_fd=directory)
         finally:
             os.close(directory)
         left = file.size
@@ -98,6 +103,8 @@ class Mirror:
             Refused: it is not written; nothing was changed.
         """
         parts = _parts(path)
+        if any(_is_loaded_unasked(part) for part in parts):
+            raise Refused("tools here would load a file of that name without being asked")
         if self._written >= self._max_files:
             raise Refused(f"more than {self._max_files} files")
         if self._bytes + size > self._max_bytes:
@@ -160,10 +167,8 @@ class Mirror:
                 target.flush()
             if replace:
                 os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            else:
-                os.link(
-                    temporary, name, src_dir_fd=directory, dst_dir_fd=directory
-                )  # fails if it exists by now
+            else:  # fails if there is one by now
+                os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
@@ -204,6 +209,12 @@ def _parts(path: str) -> list[str]:
         if "\\" in part or any(_unprintable(c) for c in part) or len(os.fsencode(part)) > 255:
             raise Refused("its name has characters that a file name should not have")
     return parts
+
+
+def _is_loaded_unasked(name: str) -> bool:
+    """As a file system sees it that takes no notice of case and of how a character is written."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return any(fnmatch.fnmatchcase(folded, pattern) for pattern in LOADED_UNASKED)
 
 
 def _unprintable(character: str) -> bool:

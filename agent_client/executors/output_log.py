@@ -13,7 +13,7 @@ from agent_client.messages import Artifact
 from agent_client.output_text import Cleaner, for_model
 from agent_client.wire.events import Display, Error, Event, Result, Stderr, Stdout
 
-MAX_KEPT = 4_000_000  # characters of raw output; the service bounds it too
+MAX_KEPT = 200_000  # characters of raw output: half from the start, half from the end
 MAX_IMAGES = 20
 _IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 _NO_NETWORK = re.compile(
@@ -33,6 +33,7 @@ class OutputLog:
         self._sink = sink
         self._parts: list[str] = []
         self._kept = 0
+        self._dropped = 0
         self._last = "\n"
         self._cleaners: dict[Stream, Cleaner] = {"stdout": Cleaner(), "stderr": Cleaner()}
         self.images: list[tuple[str, bytes]] = []  # mime, bytes
@@ -75,18 +76,28 @@ class OutputLog:
 
     def text(self) -> str:
         """All output, cleaned and bounded."""
-        return for_model("".join(self._parts))
+        text = for_model("".join(self._parts))
+        if self._dropped:
+            text += f"[{self._dropped} more characters of the middle were left out]\n"
+        return text
 
     def _print(self, text: str, stream: Stream) -> None:
         if not text:
             return
         self._last = text[-1]
-        if self._kept < MAX_KEPT:
-            self._parts.append(text[: MAX_KEPT - self._kept])
-            self._kept += len(text)
+        self._parts.append(text)
+        self._kept += len(text)
+        if self._kept > 2 * MAX_KEPT:
+            self._drop_middle()
         printable = self._cleaners[stream].feed(text)
         if printable:
             self.report(Output(text=printable, stream=stream))
+
+    def _drop_middle(self) -> None:
+        text = "".join(self._parts)
+        self._parts = [text[: MAX_KEPT // 2], text[-MAX_KEPT // 2 :]]
+        self._kept = MAX_KEPT
+        self._dropped += len(text) - MAX_KEPT
 
     def _show(self, data: Mapping[str, Any]) -> None:
         text = data.get("text/plain")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from agent_client.blocking import PerLoop
 from agent_client.client.async_client import AsyncExecutorClient
 from agent_client.client.bodies import Network
 from agent_client.client.operation import EventStream
@@ -20,8 +23,10 @@ from agent_client.errors import (
     InvalidRequest,
     LanguageNotFound,
     NotFound,
+    SessionBusy,
     SessionClosed,
     SessionNotFound,
+    StreamBroken,
 )
 from agent_client.executors.base import BlockStarted, CodeResult, Note, ProgressSink
 from agent_client.executors.output_log import OutputLog, network_hint
@@ -30,9 +35,18 @@ from agent_client.messages import Artifact
 from agent_client.wire.results import CommandResult, ExecutionResult, RunResult
 
 DEFAULT_TIMEOUT = 60.0
+CLOSE_TIME = 5.0
+RETRIES = 5  # with the pauses between them, connections are tried for 12 s: while a service restarts
 _OPERATION = ("wall_time", "cpu_time", "output_bytes", "open_files")
 _RUN_ONLY = ("compile_time",)
 _GONE = (SessionClosed, SessionNotFound)
+_BUSY_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds
+BROKEN = (
+    "The connection to the service broke. What ran may or may not have finished, and its output may lack the"
+    " end."
+)
+T = TypeVar("T")
+_Ended = ExecutionResult | CommandResult | RunResult
 
 
 class RemoteCodeExecutor:
@@ -40,8 +54,9 @@ class RemoteCodeExecutor:
 
     The session is opened at the first block. `timeout` is seconds for each block. The files of
     `work_dir` are uploaded before the first block, and files that code makes are saved there.
-    `keep_session` keeps the session when a conversation ends, until `close`. `backend` names the only
-    backend that will do. Address and key as for `ExecutorClient`.
+    `keep_session` keeps the session when a conversation ends; `close` closes it always. `backend` names
+    the only backend that will do. Address and key as for `ExecutorClient`. Calls that come while another
+    one runs wait for it: they share a kernel.
     """
 
     def __init__(
@@ -58,7 +73,7 @@ class RemoteCodeExecutor:
         api_key: str | None = None,
         client: AsyncExecutorClient | None = None,
     ) -> None:
-        self._client = client or AsyncExecutorClient(base_url, api_key)
+        self._client = client or AsyncExecutorClient(base_url, api_key, retries=RETRIES)
         self._image = image
         self._limits = dict(limits or {})
         self._network = network
@@ -66,31 +81,51 @@ class RemoteCodeExecutor:
         self._keep_session = keep_session
         self._backend = backend
         self._session: AsyncSession | None = None
+        self._known_id: str | None = None  # of a session that `load_state` named and no block has used yet
         self._workspace = Workspace(Path(work_dir) if work_dir is not None else None)
+        self._turn = PerLoop(asyncio.Lock)
 
     @property
     def session_id(self) -> str | None:
-        """The open session's id."""
-        return self._session.id if self._session else None
+        """The session's id, if there is one."""
+        return self._session.id if self._session else self._known_id
+
+    def save_state(self) -> dict[str, Any]:
+        """What another process needs to go on in the same session, as JSON; see `keep_session`."""
+        return {"session_id": self.session_id, "images": self._workspace.images}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on in the session that `save_state` told of; if it has ended, the next block's reply says so."""
+        self._session, self._known_id = None, state.get("session_id")
+        self._workspace.reset(fresh=self._known_id is None)
+        self._workspace.images = int(state.get("images") or 0)
 
     async def execute_code_blocks(
         self, blocks: Sequence[CodeBlock], on_progress: ProgressSink | None = None
     ) -> CodeResult:
         """Run the blocks in order, stopping at the first that fails. Cancelling stops the code.
 
+        A service that breaks off while code runs is a failing reply, not an error.
+
         Raises:
-            CodecellError: the service cannot be reached, broke off, or refused.
+            CodecellError: the service cannot be reached, or refused.
         """
         log = OutputLog(on_progress)
         artifacts: list[Artifact] = []
         status = 0
-        for index, block in enumerate(blocks):
-            log.report(BlockStarted(block=block, index=index))
-            status = await self._run_block(block, log)
-            log.end_block()
-            artifacts += await self._gather(log)
-            if status != 0:
-                break
+        async with self._turn.get():
+            for index, block in enumerate(blocks):
+                log.report(BlockStarted(block=block, index=index))
+                try:
+                    status = await self._run_block(block, log)
+                    log.end_block()
+                    artifacts += await self._gather(log)
+                except StreamBroken:
+                    status = 1
+                    log.line(BROKEN, "stderr")
+                    log.end_block()
+                if status != 0:
+                    break
         output = log.text()
         hint = None if self._network else network_hint("\n".join(b.code for b in blocks), output)
         return CodeResult(
@@ -104,38 +139,32 @@ class RemoteCodeExecutor:
         await self._client.close()
 
     async def close(self) -> None:
-        """Close the session and the connections."""
+        """Close the session, also one that is kept when conversations end, and the connections."""
         await self._close_session()
         await self._client.close()
 
     async def _run_block(self, block: CodeBlock, log: OutputLog) -> int:
         if block.filename is not None:
             try:
-                await (await self._open(log)).files.write(_workspace_path(block.filename), block.code)
-            except _GONE as gone:
-                self._forget(log, gone)
-                return await self._run_block(block, log)
-            except (InvalidPath, NotFound, InvalidRequest) as error:
+                path = _workspace_path(block.filename)
+                await self._in_session(log, lambda session: session.files.write(path, block.code))
+            except (InvalidRequest, NotFound) as error:
                 log.line(f"{block.filename} was not saved and not run: {error.detail}", "stderr")
                 return 1
         if block.language not in ("python", "sh"):
             return await self._run_program(block, log)
-        try:
-            return await self._run_in_session(block, log)
-        except _GONE as gone:
-            self._forget(log, gone)
-            return await self._run_in_session(block, log)
-
-    async def _run_in_session(self, block: CodeBlock, log: OutputLog) -> int:
-        session = await self._open(log)
         limits = {"wall_time": self._timeout} | {k: v for k, v in self._limits.items() if k in _OPERATION}
-        if block.language == "sh":
-            return self._ended(await _follow(session.stream_command(block.code, limits=limits), log), log)
-        return self._ended(await _follow(session.stream(block.code, limits=limits), log), log)
+
+        async def run(session: AsyncSession) -> _Ended:
+            start = session.stream_command if block.language == "sh" else session.stream
+            ended: _Ended = await _follow(start(block.code, limits=limits), log)
+            return ended
+
+        return self._ended(await self._in_session(log, run), log)
 
     async def _run_program(self, block: CodeBlock, log: OutputLog) -> int:
         """A program in a sandbox of its own, with the workspace's small files passed in and out."""
-        files = await self._workspace.contents(self._session) if self._session else {}
+        files = await self._in_session(log, self._workspace.contents) if self.session_id else {}
         events = self._client.stream_run(
             block.code,
             language=block.language,
@@ -150,15 +179,26 @@ class RemoteCodeExecutor:
         except LanguageNotFound:
             log.line(f"The language {block.language} cannot be run here.", "stderr")
             return 1
-        changed = {f.path: f.content for f in result.files if files.get(f.path) != f.content}
-        made = {path: content for path, content in changed.items() if content != block.code.encode()}
-        if made:
-            session = await self._open(log)
-            for path, content in made.items():
-                await session.files.write(path, content)
+        for made in result.files:
+            if made.content not in (files.get(made.path), block.code.encode()):
+                await self._put_back(made.path, made.content, log)
         return self._ended(result, log)
 
-    def _ended(self, result: ExecutionResult | CommandResult | RunResult, log: OutputLog) -> int:
+    async def _put_back(self, path: str, content: bytes, log: OutputLog) -> None:
+        try:
+            await self._in_session(log, lambda session: session.files.write(path, content))
+        except InvalidRequest as error:
+            log.report(Note(text=f"{path!r} was not put in the workspace: {error.detail}"))
+
+    async def _in_session(self, log: OutputLog, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """What `use` gives; where the session has ended it is asked again, with a new one."""
+        try:
+            return await _when_free(use, await self._open(log))
+        except _GONE as gone:
+            self._forget(log, gone)
+            return await _when_free(use, await self._open(log))
+
+    def _ended(self, result: _Ended, log: OutputLog) -> int:
         """Say how it ended where that is not plain from the output; the exit status."""
         log.end_block()
         for text in _endings(result, self._timeout):
@@ -169,33 +209,32 @@ class RemoteCodeExecutor:
         return result.exit_status
 
     async def _open(self, log: OutputLog) -> AsyncSession:
-        if self._session is not None:
-            return self._session
-        if self._backend is not None:
-            await self._demand_backend(self._backend)
-        limits = {k: v for k, v in self._limits.items() if k not in (*_OPERATION, *_RUN_ONLY)}
-        session = await self._client.create_session(
-            image=self._image,
-            limits=limits,
-            network=self._network,
-            metadata={"made_by": "RemoteCodeExecutor"},
-        )
-        self._session = session
-        for note in await self._workspace.upload(session):
+        if self._session is None and self._known_id is not None:
+            self._session = await self._client.get_session(self._known_id)
+            self._known_id = None
+        elif self._session is None:
+            self._session = await self._new_session()
+        for note in await self._workspace.begin(self._session):
             log.report(Note(text=note))
-        return session
+        return self._session
 
-    async def _demand_backend(self, backend: str) -> None:
-        has = (await self._client.info()).backend
-        if has != backend:
+    async def _new_session(self) -> AsyncSession:
+        has = (await self._client.info()).backend if self._backend is not None else None
+        if has != self._backend:
             raise BackendUnavailable(
-                f"the backend {backend!r} was demanded (use_docker=True?), this service runs {has!r}",
+                f"the backend {self._backend!r} was demanded (use_docker=True?), this service runs {has!r}",
                 status=503,
                 code="backend_unavailable",
             )
+        return await self._client.create_session(
+            image=self._image,
+            limits={k: v for k, v in self._limits.items() if k not in (*_OPERATION, *_RUN_ONLY)},
+            network=self._network,
+            metadata={"made_by": "RemoteCodeExecutor"},
+        )
 
     def _forget(self, log: OutputLog, why: ApiError) -> None:
-        self._session = None
+        self._session = self._known_id = None
         self._workspace.reset()
         log.line(
             f"The session had ended ({why.detail}); a new one starts without its variables and files.",
@@ -216,13 +255,26 @@ class RemoteCodeExecutor:
         return found
 
     async def _close_session(self) -> None:
-        session, self._session = self._session, None
+        """Close it. One that is gone, or that a dead service keeps, expires on its own: how the conversation
+        ended matters more.
+        """
+        closing = self.session_id
+        self._session = self._known_id = None
         self._workspace.reset()
-        if session is not None:
-            try:
-                await session.close()
-            except CodecellError:
-                return  # it is gone, or expires on its own; how the conversation ended matters more
+        if closing is not None:
+            with contextlib.suppress(CodecellError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIME):
+                    await self._client.close_session(closing)
+
+
+async def _when_free(use: Callable[[AsyncSession], Awaitable[T]], session: AsyncSession) -> T:
+    """Asked again while the session is busy, as it is while code that was cancelled is being killed."""
+    for pause in _BUSY_PAUSES:
+        try:
+            return await use(session)
+        except SessionBusy:
+            await asyncio.sleep(pause)
+    return await use(session)
 
 
 async def _follow(stream: EventStream[Any], log: OutputLog) -> Any:
@@ -232,7 +284,7 @@ async def _follow(stream: EventStream[Any], log: OutputLog) -> Any:
     return stream.result
 
 
-def _endings(result: ExecutionResult | CommandResult | RunResult, timeout: float) -> list[str]:
+def _endings(result: _Ended, timeout: float) -> list[str]:
     """Lines for the model on how the code ended, where an exit status does not say it all."""
     said: list[str] = []
     detail = f": {result.detail}" if result.detail else ""

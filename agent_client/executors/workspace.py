@@ -6,8 +6,9 @@ import mimetypes
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from agent_client.client.bodies import is_text
 from agent_client.client.session import AsyncSession
-from agent_client.errors import FileMissing, StreamBroken
+from agent_client.errors import FileMissing, InvalidRequest, PayloadTooLarge, StreamBroken
 from agent_client.executors.mirror import Mirror, Refused
 from agent_client.executors.output_log import image_name
 from agent_client.messages import Artifact
@@ -20,28 +21,46 @@ _Stamp = tuple[int, object]
 
 
 class Workspace:
-    """Knows which files of the workspace it has seen. With a directory, new files are saved there."""
+    """Knows which files of the workspace it has seen. With a directory, new files are saved there.
+
+    `images` counts the images that were shown rather than saved: their names go on from it.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self._mirror = Mirror(directory) if directory is not None else None
         self._seen: dict[str, _Stamp] = {}
         self._in_memory = 0
-        self._images = 0
+        self.images = 0
+        self.reset()
 
-    def reset(self) -> None:
-        """The session is gone: the next one starts empty."""
+    def reset(self, *, fresh: bool = True) -> None:
+        """Another session comes next: a fresh one, or one that was used before."""
         self._seen = {}
+        self._fresh = fresh
+        self._begun = False
 
-    async def upload(self, session: AsyncSession) -> list[str]:
-        """Copy the directory's files into a new session; what there is to say about it."""
-        if self._mirror is None:
-            return []
-        self._mirror.open()
-        files, notes = self._mirror.local_files()
-        for file in files:
-            await session.files.write(file.path, self._mirror.read(file))
-        if files:
+    async def begin(self, session: AsyncSession) -> list[str]:
+        """Copy the directory's files into a fresh session; what is there then is not new. Does nothing
+        once that is done. What there is to say about it is returned.
+        """
+        notes: list[str] = []
+        if self._begun:
+            return notes
+        if self._mirror is not None:
+            self._mirror.open()
+            notes = await self._upload(self._mirror, session) if self._fresh else []
+        if self._mirror is not None or not self._fresh:
             self._seen = {e.path: _stamp(e) for e in await _listed(session)}
+        self._begun = True
+        return notes
+
+    async def _upload(self, mirror: Mirror, session: AsyncSession) -> list[str]:
+        files, notes = mirror.local_files()
+        for file in files:
+            try:
+                await session.files.write(file.path, mirror.read(file))
+            except (OSError, InvalidRequest, PayloadTooLarge) as error:
+                notes.append(f"{file.path} was not uploaded: {error}")
         return notes
 
     async def contents(self, session: AsyncSession) -> Mapping[str, bytes]:
@@ -61,8 +80,8 @@ class Workspace:
         made: list[Artifact] = []
         notes: list[str] = []
         for mime, data in images:
-            self._images += 1
-            made.append(await self._image(image_name(self._images, mime), mime, data, notes))
+            self.images += 1
+            made.append(await self._image(image_name(self.images, mime), mime, data, notes))
         if session is None:
             return made, notes
         entries = await _listed(session)
@@ -88,7 +107,7 @@ class Workspace:
                 path = await self._saved(entry.path, entry.size, session.files.chunks(entry.path), notes)
             elif self._in_memory + entry.size <= MAX_IN_MEMORY:
                 data = self._held(await session.files.read(entry.path, max_bytes=MAX_IN_MEMORY))
-        except (FileMissing, StreamBroken):
+        except (FileMissing, InvalidRequest, StreamBroken):
             return None  # it went away, or changed, while being read
         return Artifact(name=entry.path, mime=mime, size=entry.size, path=path, data=data)
 
@@ -110,13 +129,13 @@ class Workspace:
 
 
 async def _listed(session: AsyncSession) -> list[FileEntry]:
-    """The workspace's regular files whose names are not hidden."""
+    """The workspace's regular files whose names are texts and not hidden."""
     entries = await session.files.list(recursive=True)
-    return [e for e in entries if e.type == "file" and not _hidden(e.path)]
+    return [e for e in entries if e.type == "file" and _is_shown(e.path)]
 
 
-def _hidden(path: str) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in path.split("/"))
+def _is_shown(path: str) -> bool:
+    return is_text(path) and not any(p.startswith(".") or p == "__pycache__" for p in path.split("/"))
 
 
 def _stamp(entry: FileEntry) -> _Stamp:

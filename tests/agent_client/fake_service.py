@@ -48,12 +48,18 @@ class FakeService:
     operations: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     inputs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client left a hanging operation
+    too_large: set[str] = field(default_factory=set)  # files that are refused
     cut_follow: int = 0  # so many follows of a detached operation break after two events
     url: str = ""
 
     def bodies(self, path_end: str) -> list[Any]:
         """The bodies posted to paths that end so."""
         return [body for method, path, body in self.requests if method == "POST" and path.endswith(path_end)]
+
+
+def dumped(data: Any) -> bytes:
+    """JSON in UTF-8; half characters, which UTF-8 has not, as escapes."""
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def problem(status: int, code: str, detail: str = "refused", **headers: str) -> Response:
@@ -184,7 +190,7 @@ def app(fake: FakeService) -> Starlette:
                 write(sid, data)
                 continue
             sent += 1
-            yield f"event: {kind}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+            yield f"event: {kind}\nid: {number}\ndata: ".encode() + dumped(data) + b"\n\n"
 
     def fold(oid: str, sid: str | None = None) -> dict[str, Any]:
         body: dict[str, Any] = {"id": oid, "stdout": "", "stderr": "", "displays": [], "result": None}
@@ -214,7 +220,9 @@ def app(fake: FakeService) -> Starlette:
                 {"path": p, "type": "file", "size": len(b), "modified_at": str(hash(b)), "mode": 420}
                 for p, b in kept.items()
             ]
-            return JSONResponse({"items": entries})
+            return Response(dumped({"items": entries}), media_type="application/json")
+        if request.method == "PUT" and path in fake.too_large:
+            return problem(413, "payload_too_large", "too large")
         if request.method == "PUT":
             kept[path] = body if isinstance(body, bytes) else json.dumps(body).encode()
             return Response(status_code=201)
@@ -275,10 +283,10 @@ def app(fake: FakeService) -> Starlette:
 
 
 @contextlib.contextmanager
-def serving(application: Any) -> Iterator[str]:
-    """The application on a free port of the loopback, in a thread; its URL."""
+def serving(application: Any, port: int = 0) -> Iterator[str]:
+    """The application on a port of the loopback (0: a free one), in a thread; its URL."""
     config = uvicorn.Config(
-        application, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="websockets-sansio"
+        application, host="127.0.0.1", port=port, log_level="critical", lifespan="off", ws="websockets-sansio"
     )
     server = uvicorn.Server(config)
     started = threading.Event()

@@ -52,8 +52,9 @@ async def test_files_are_saved(mirror: Mirror) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "../x", "a/../../x", "/etc/x", "a//b", "a/./b", "", ".", "..", "a/", ".bashrc",
-        "a/.ssh/authorized_keys", ".git/hooks/pre-commit", "~/x", "~root", "a\\b", "a\x00b", "a\nb",
+        "../x", "a/../../x", "/etc/x", "a//b", "a/./b", "", ".", "..", "a/", ".bashrc", ".env",
+        "a/.env.local", ".envrc", ".git/config", "a/.ssh/authorized_keys", ".git/hooks/pre-commit",
+        "~/x", "~root", "a\\b", "a\x00b", "a\nb",
         "a\x1b[2Jb", "a\u202egnp.exe", "a\u2028b", "a\ud800b", "x" * 256, "ü" * 200, RECORD,
         "/".join(["d"] * 20),
     ],
@@ -63,6 +64,28 @@ async def test_hostile_names(mirror: Mirror, tmp_path: Path, path: str) -> None:
     with pytest.raises(Refused):
         await save(mirror, path)
     assert below(tmp_path) == ["work"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "conftest.py", "tests/conftest.py", "CONFTEST.PY", "\uff43onftest.py",
+        "sitecustomize.py", "usercustomize.py", "lib/evil.pth", "python311._pth", "pytest.ini", "evil.pyc",
+        "__pycache__/json.cpython-311.pyc", "__pycache__/x", "sitecustomize.py/x", "ipython_config.py",
+        "ipython_kernel_config.py", "jupyter_server_config.py", "jupyter_notebook_config.json",
+    ],
+)  # fmt: skip
+async def test_what_tools_load_unasked(mirror: Mirror, tmp_path: Path, path: str) -> None:
+    """A file that Python, pytest or Jupyter run or load because it lies there is refused, however written."""
+    with pytest.raises(Refused, match="without being asked"):
+        await save(mirror, path)
+    assert below(tmp_path) == ["work"]
+
+
+async def test_names_that_are_merely_like_those(mirror: Mirror) -> None:
+    """Other programs are saved."""
+    for path in ("my_conftest.py", "config.py", "conftest.py.txt", "pth"):
+        assert (await save(mirror, path)).exists()
 
 
 async def test_no_link_is_followed(mirror: Mirror, tmp_path: Path) -> None:
@@ -139,14 +162,15 @@ def test_what_is_uploaded(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "data.csv").write_text("a,b")
     (tmp_path / ".env").write_text("SECRET=1")
+    (tmp_path / "conftest.py").write_text("mine")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("x")
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "fifo")
     files, notes = Mirror(tmp_path).local_files()
-    assert [f.path for f in files] == ["d/data.csv"]
+    assert [f.path for f in files] == ["conftest.py", "d/data.csv"]
     assert notes == []
-    (tmp_path / "e").write_text("x" * 50)
+    (tmp_path / "c").write_text("x" * 50)
     files, notes = Mirror(tmp_path, max_bytes=20).local_files()
     assert [f.path for f in files] == []
     assert len(notes) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from agent_client import (
     AssistantAgent,
+    AsyncExecutorClient,
     ExecutorClient,
     RemoteCodeExecutor,
     ReplayChatCompletionClient,
@@ -20,6 +22,7 @@ from agent_client.autostart import OwnService
 from agent_client.code_blocks import CodeBlock
 from agent_client.demo import PLOT, run_demo
 from agent_client.errors import ServiceUnreachable, StreamBroken
+from agent_client.executors.base import Output
 from agent_client.wire.events import Stdout
 
 Service = tuple[str, str | None]
@@ -57,12 +60,16 @@ async def test_blocks(service: Service, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     code = (
         "import os; os.symlink('/etc/passwd', 'link'); open('.hidden', 'w').write('x');"
-        "open('a\\x1b[2Jb', 'w').write('x'); print('\\x1b]0;t\\x07seen')"
+        "open('a\\x1b[2Jb', 'w').write('x'); open('a\\nb', 'w').write('x');"
+        "open('conftest.py', 'w').write('x'); print('\\x1b]0;t\\x07seen')"
     )
     executor = RemoteCodeExecutor(base_url=service[0], api_key=service[1], work_dir=tmp_path / "w", timeout=2)
     result = await executor.execute_code_blocks([CodeBlock(code=code, language="python")])
     assert result.output == "seen\n"
     assert below(tmp_path) == ["w"]
+    assert {(a.name, a.path) for a in result.artifacts} == {
+        (n, None) for n in ("a\x1b[2Jb", "a\nb", "conftest.py")
+    }
     slow = await executor.execute_code_blocks(
         [CodeBlock(code="print('kept', flush=True)\nwhile True: pass", language="python")]
     )
@@ -71,6 +78,70 @@ async def test_blocks(service: Service, tmp_path: Path) -> None:
     pip = await executor.execute_code_blocks([CodeBlock(code="pip install nosuchpackage", language="sh")])
     assert pip.exit_code != 0
     await executor.close()
+
+
+async def test_state_goes_on(service: Service) -> None:
+    """A second executor goes on in the first one's session, and says so when that has ended meanwhile."""
+    first = RemoteCodeExecutor(base_url=service[0], api_key=service[1], keep_session=True)
+    await first.execute_code_blocks(
+        [CodeBlock(code="x = 41; open('a\\nb', 'w').write('x')", language="python")]
+    )
+    await first.run_ended()
+    second = RemoteCodeExecutor(base_url=service[0], api_key=service[1])
+    second.load_state(first.save_state())
+    result = await second.execute_code_blocks([CodeBlock(code="print(x + 1)", language="python")])
+    assert (result.output, result.artifacts) == ("42\n", [])
+    await second.close()
+    third = RemoteCodeExecutor(base_url=service[0], api_key=service[1])
+    third.load_state(first.save_state())
+    again = await third.execute_code_blocks([CodeBlock(code="print(x + 1)", language="python")])
+    assert again.exit_code == 1
+    assert "without its variables" in again.output
+    await third.close()
+
+
+async def test_agents_at_the_same_time(service: Service) -> None:
+    """Blocks of two agents at once, and one after a cancelled one, all run: the session is never busy."""
+    executor = RemoteCodeExecutor(base_url=service[0], api_key=service[1])
+    begun = asyncio.Event()
+    listen = lambda progress: begun.set() if isinstance(progress, Output) else None  # noqa: E731
+    code = "import time; print('on', flush=True); time.sleep(300)"
+    endless = asyncio.create_task(
+        executor.execute_code_blocks([CodeBlock(code=code, language="python")], listen)
+    )
+    await asyncio.wait_for(begun.wait(), 60)
+    endless.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await endless
+    blocks = [CodeBlock(code=f"print({n})", language="python") for n in range(3)]
+    results = await asyncio.gather(*(executor.execute_code_blocks([block]) for block in blocks))
+    assert [result.output for result in results] == ["0\n", "1\n", "2\n"]
+    await executor.close()
+
+
+async def test_the_service_dies_under_an_executor() -> None:
+    """A service that is killed while code runs is a failing reply with what was printed; the next call says
+    that none answers.
+    """
+    own = OwnService()
+    with own as found:
+        executor = RemoteCodeExecutor(client=AsyncExecutorClient(found.url, found.api_key))
+        pid = own.pid
+        assert pid is not None
+        kill = lambda progress: os.kill(pid, signal.SIGKILL) if isinstance(progress, Output) else None  # noqa: E731
+        code = "import time; print('on', flush=True); time.sleep(300)"
+        result = await executor.execute_code_blocks([CodeBlock(code=code, language="python")], kill)
+        assert result.exit_code == 1
+        assert result.output.startswith("on\nThe connection to the service broke.")
+        for _ in range(100):  # while it is being torn down, a connection may still be taken, and then break
+            try:
+                broken = await executor.execute_code_blocks([CodeBlock(code="1", language="python")])
+            except ServiceUnreachable:
+                break
+            assert "connection to the service broke" in broken.output
+        else:
+            pytest.fail("something still takes connections")
+        await executor.close()
 
 
 def test_the_service_dies_mid_stream(tmp_path: Path) -> None:
