@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -188,7 +188,7 @@ def _save(files: Iterable[tuple[str, bytes]], arguments: argparse.Namespace) -> 
 
 def _end(result: RunResult | ExecutionResult, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        sys.stdout.write(json.dumps(dict(_plain(result))) + "\n")
+        sys.stdout.write(_json(result) + "\n")
     elif result.outcome not in ("ok", "error"):
         _say(f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome))
     elif isinstance(result, ExecutionResult) and result.state_lost:
@@ -196,23 +196,11 @@ def _end(result: RunResult | ExecutionResult, arguments: argparse.Namespace) -> 
     return result.exit_status
 
 
-def _plain(result: RunResult | ExecutionResult) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(result):
-        value = getattr(result, field.name)
-        if isinstance(result, RunResult) and field.name == "files":
-            yield "files", [_file_json(f.path, f.content) for f in result.files]
-        elif isinstance(value, tuple):
-            yield field.name, [_jsonable(e) for e in value]
-        else:
-            yield field.name, _jsonable(value)
-
-
-def _jsonable(value: Any) -> Any:
-    return (
-        dataclasses.asdict(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type)
-        else value
-    )
+def _json(result: RunResult | ExecutionResult) -> str:
+    body = dataclasses.asdict(result)
+    if isinstance(result, RunResult):
+        body["files"] = [_file_json(file.path, file.content) for file in result.files]
+    return json.dumps(body)
 
 
 def _file_json(path: str, content: bytes) -> dict[str, Any]:

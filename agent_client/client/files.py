@@ -88,9 +88,8 @@ class AsyncFiles:
         return f"{self._session}/files/{file_path(path)}"
 
     async def _body(self, url: str, params: dict[str, str]) -> AsyncIterator[bytes]:
-        at = (await self._transport.address()).url
         async with self._transport.stream("GET", url, params=params, wait=QUIET_TIME) as response:
-            async for chunk in body_of(response, at):
+            async for chunk in body_of(response):
                 yield chunk
 
 

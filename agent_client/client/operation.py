@@ -95,20 +95,19 @@ async def events_of(
             raise StreamBroken(f"{url} answered without events: {(await read_all(response))[:200]!r}")
         decoder = SseDecoder()
         try:
-            async for chunk in body_of(response, url):
+            async for chunk in body_of(response):
                 for sent in decoder.feed(chunk):
                     last = int(sent.id) if sent.id.isdecimal() else last
                     yield last, parse_event(sent)
                     if sent.type == "completed":
                         return
+            raise StreamBroken(
+                f"The service at {url} closed the stream before the end of the work. Check that it is alive"
+                " (GET /healthz); what ran may or may not have finished."
+            )
         except StreamBroken as broken:
             broken.last_event_id = last
             raise
-    raise StreamBroken(
-        f"The service at {url} closed the stream before the end of the work. Check that it is alive"
-        " (GET /healthz); what ran may or may not have finished.",
-        last_event_id=last,
-    )
 
 
 async def resumed(transport: Transport, path: str, *, after: int = 0) -> AsyncGenerator[tuple[int, Event]]:

@@ -13,12 +13,7 @@ from typing import Any
 
 from agent_client.autostart import Address
 from agent_client.client.transport import CONNECT_TIME, refusal
-from agent_client.errors import (
-    MissingDependency,
-    ServiceUnreachable,
-    StreamBroken,
-    UnexpectedAnswer,
-)
+from agent_client.errors import MissingDependency, ServiceUnreachable, StreamBroken, UnexpectedAnswer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,16 +16,9 @@ from typing import Any, TypedDict, Unpack
 
 import httpx2
 
+from agent_client import errors
 from agent_client.autostart import Address
 from agent_client.blocking import PerLoop
-from agent_client.errors import (
-    AuthenticationFailed,
-    CodecellError,
-    ServiceUnreachable,
-    StreamBroken,
-    UnexpectedAnswer,
-    api_error,
-)
 
 Json = Any
 CONNECT_TIME = 5.0
@@ -91,7 +84,7 @@ class Transport:
         url = (await self.address()).url
         timeout = httpx2.Timeout(wait, connect=CONNECT_TIME, pool=None)
         once = isinstance(sending.get("content"), AsyncIterable)  # which cannot be read again
-        with translated(url):
+        with _translated(url):
             request = self._http.get().build_request(method, url + path, timeout=timeout, **sending)
         response = await self._send(request, url, 0 if once else self._retries)
         try:
@@ -130,7 +123,7 @@ class Transport:
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     """Turn httpx2's errors into this package's."""
     try:
         yield
@@ -138,7 +131,7 @@ def translated(url: str) -> Iterator[None]:
         raise _translate(error, url) from error
 
 
-async def body_of(response: httpx2.Response, url: str) -> AsyncIterator[bytes]:
+async def body_of(response: httpx2.Response) -> AsyncIterator[bytes]:
     """The body, piece by piece.
 
     Raises:
@@ -146,7 +139,7 @@ async def body_of(response: httpx2.Response, url: str) -> AsyncIterator[bytes]:
     """
     chunks = response.aiter_bytes()
     while True:
-        with translated(url):
+        with _translated(str(response.request.url.copy_with(path="", query=None))):
             chunk = await anext(chunks, None)
         if chunk is None:
             return
@@ -159,23 +152,22 @@ async def read_all(response: httpx2.Response) -> bytes:
     Raises:
         StreamBroken: the connection ended first.
     """
-    with translated(str(response.request.url.copy_with(path="", query=None))):
-        return await response.aread()
+    return b"".join([chunk async for chunk in body_of(response)])
 
 
 def refusal(
     status: int, raw: bytes | bytearray, headers: Mapping[str, str], *, url: str, key_sent: bool
-) -> CodecellError | None:
+) -> errors.CodecellError | None:
     """The error for an answer that is not a success; None where the service did not write it."""
     try:
         found = json.loads(raw)
     except ValueError:
         found = None
-    if status == 401 and not (isinstance(found, Mapping) and "code" in found):
-        found = {"code": AuthenticationFailed.CODE, "detail": "Missing or unknown key"}
-    if not isinstance(found, Mapping) or "code" not in found:
+    if status == 401 and not raw:
+        found = {"code": errors.AuthenticationFailed.CODE, "detail": "Missing or unknown key"}
+    if not isinstance(found, Mapping) or ("code" not in found and status != 401):
         return None
-    return api_error(
+    return errors.api_error(
         status,
         found,
         url=url,
@@ -185,7 +177,7 @@ def refusal(
     )
 
 
-async def _problem(response: httpx2.Response, url: str) -> CodecellError:
+async def _problem(response: httpx2.Response, url: str) -> errors.CodecellError:
     """The error for an answer that is not a success; closes it."""
     try:
         raw = await read_all(response)
@@ -196,25 +188,27 @@ async def _problem(response: httpx2.Response, url: str) -> CodecellError:
     return error or _not_codecell(response)
 
 
-def _not_codecell(response: httpx2.Response) -> UnexpectedAnswer:
+def _not_codecell(response: httpx2.Response) -> errors.UnexpectedAnswer:
     to = response.headers.get("Location")
     what = f"status {response.status_code}" + (f", redirecting to {to}" if to else "")
-    return UnexpectedAnswer(
+    return errors.UnexpectedAnswer(
         f"What answers at {response.request.url} ({what}) is not a Codecell service. Check CODECELL_URL (or"
         " base_url=, --url): it is the service's root, such as http://127.0.0.1:8700."
     )
 
 
-def _translate(error: Exception, url: str) -> CodecellError:
+def _translate(error: Exception, url: str) -> errors.CodecellError:
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-        return ServiceUnreachable(f"{url!r} is not the URL of a service ({reason}): write http://HOST:PORT")
+        return errors.ServiceUnreachable(
+            f"{url!r} is not the URL of a service ({reason}): write http://HOST:PORT"
+        )
     if isinstance(error, (*_CONNECT_FAILED, httpx2.ProxyError)):
-        return ServiceUnreachable(
+        return errors.ServiceUnreachable(
             f"No Codecell service answers at {url} ({reason}). Start one with `codecell-executor serve`, or"
             " say where it is with CODECELL_URL (or base_url=, --url)."
         )
-    return StreamBroken(
+    return errors.StreamBroken(
         f"The connection to the service at {url} broke before the answer was complete ({reason}). What ran"
         " may or may not have finished; check that the service is alive (GET /healthz), then try again."
     )

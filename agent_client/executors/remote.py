@@ -9,25 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent_client import errors
 from agent_client.blocking import PerLoop
 from agent_client.client.async_client import AsyncExecutorClient
 from agent_client.client.bodies import Network
 from agent_client.client.operation import EventStream
 from agent_client.client.session import AsyncSession
 from agent_client.code_blocks import CodeBlock
-from agent_client.errors import (
-    ApiError,
-    BackendUnavailable,
-    CodecellError,
-    InvalidPath,
-    InvalidRequest,
-    LanguageNotFound,
-    NotFound,
-    SessionBusy,
-    SessionClosed,
-    SessionNotFound,
-    StreamBroken,
-)
 from agent_client.executors.base import BlockStarted, CodeResult, Note, ProgressSink
 from agent_client.executors.output_log import OutputLog, network_hint
 from agent_client.executors.workspace import Workspace
@@ -39,7 +27,7 @@ CLOSE_TIME = 5.0
 RETRIES = 5  # with the pauses between them, connections are tried for 12 s: while a service restarts
 _OPERATION = ("wall_time", "cpu_time", "output_bytes", "open_files")
 _RUN_ONLY = ("compile_time",)
-_GONE = (SessionClosed, SessionNotFound)
+_GONE = (errors.SessionClosed, errors.SessionNotFound)
 _BUSY_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds
 BROKEN = (
     "The connection to the service broke. What ran may or may not have finished, and its output may lack the"
@@ -120,7 +108,7 @@ class RemoteCodeExecutor:
                     status = await self._run_block(block, log)
                     log.end_block()
                     artifacts += await self._gather(log)
-                except StreamBroken:
+                except errors.StreamBroken:
                     status = 1
                     log.line(BROKEN, "stderr")
                     log.end_block()
@@ -148,7 +136,7 @@ class RemoteCodeExecutor:
             try:
                 path = _workspace_path(block.filename)
                 await self._in_session(log, lambda session: session.files.write(path, block.code))
-            except (InvalidRequest, NotFound) as error:
+            except (errors.InvalidRequest, errors.NotFound) as error:
                 log.line(f"{block.filename} was not saved and not run: {error.detail}", "stderr")
                 return 1
         if block.language not in ("python", "sh"):
@@ -176,7 +164,7 @@ class RemoteCodeExecutor:
         )
         try:
             result = await _follow(events, log)
-        except LanguageNotFound:
+        except errors.LanguageNotFound:
             log.line(f"The language {block.language} cannot be run here.", "stderr")
             return 1
         for made in result.files:
@@ -187,7 +175,7 @@ class RemoteCodeExecutor:
     async def _put_back(self, path: str, content: bytes, log: OutputLog) -> None:
         try:
             await self._in_session(log, lambda session: session.files.write(path, content))
-        except InvalidRequest as error:
+        except errors.InvalidRequest as error:
             log.report(Note(text=f"{path!r} was not put in the workspace: {error.detail}"))
 
     async def _in_session(self, log: OutputLog, use: Callable[[AsyncSession], Awaitable[T]]) -> T:
@@ -221,7 +209,7 @@ class RemoteCodeExecutor:
     async def _new_session(self) -> AsyncSession:
         has = (await self._client.info()).backend if self._backend is not None else None
         if has != self._backend:
-            raise BackendUnavailable(
+            raise errors.BackendUnavailable(
                 f"the backend {self._backend!r} was demanded (use_docker=True?), this service runs {has!r}",
                 status=503,
                 code="backend_unavailable",
@@ -233,7 +221,7 @@ class RemoteCodeExecutor:
             metadata={"made_by": "RemoteCodeExecutor"},
         )
 
-    def _forget(self, log: OutputLog, why: ApiError) -> None:
+    def _forget(self, log: OutputLog, why: errors.ApiError) -> None:
         self._session = self._known_id = None
         self._workspace.reset()
         log.line(
@@ -262,7 +250,7 @@ class RemoteCodeExecutor:
         self._session = self._known_id = None
         self._workspace.reset()
         if closing is not None:
-            with contextlib.suppress(CodecellError, TimeoutError):
+            with contextlib.suppress(errors.CodecellError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIME):
                     await self._client.close_session(closing)
 
@@ -272,7 +260,7 @@ async def _when_free(use: Callable[[AsyncSession], Awaitable[T]], session: Async
     for pause in _BUSY_PAUSES:
         try:
             return await use(session)
-        except SessionBusy:
+        except errors.SessionBusy:
             await asyncio.sleep(pause)
     return await use(session)
 
@@ -308,5 +296,5 @@ def _workspace_path(path: str) -> str:
         InvalidPath: it does not.
     """
     if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-        raise InvalidPath("the name leaves the workspace", status=422, code="invalid_path")
+        raise errors.InvalidPath("the name leaves the workspace", status=422, code="invalid_path")
     return path
