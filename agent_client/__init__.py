@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from agent_client.groupchat import *  # noqa: F403
     from agent_client.messages import *  # noqa: F403
     from agent_client.models import *  # noqa: F403
-    from agent_client.runtime import *  # noqa: F403
+    from agent_client.runtime import AgentId as AgentId
+    from agent_client.runtime import AgentRuntime as AgentRuntime
+    from agent_client.runtime import LocalAgentRuntime as LocalAgentRuntime
+    from agent_client.runtime import MessageContext as MessageContext
+    from agent_client.runtime import RoutedAgent as RoutedAgent
+    from agent_client.runtime import TopicId as TopicId
+    from agent_client.runtime import TypePrefixSubscription as TypePrefixSubscription
+    from agent_client.runtime import TypeSubscription as TypeSubscription
+    from agent_client.runtime import message_handler as message_handler
     from agent_client.teams import *  # noqa: F403
     from agent_client.tools import *  # noqa: F403
     from agent_client.transcript_file import TranscriptWriter as TranscriptWriter
@@ -34,11 +42,11 @@ if TYPE_CHECKING:
     from agent_client.wire.results import RunResult as RunResult
 
 _ROOMS = {
-    "agents": "AssistantAgent CodeExecutorAgent ConversableAgent Handoff UserProxyAgent a_initiate_chats"
-    " initiate_chats register_function",
+    "agents": "Agent AssistantAgent CodeExecutorAgent ConversableAgent Handoff UserProxyAgent"
+    " a_initiate_chats initiate_chats register_function",
     "client": "AsyncExecutorClient AsyncSession ExecutorClient Session",
     "code_blocks": "CodeBlock extract_code_blocks",
-    "conditions": "Condition ExternalTermination FunctionCallTermination FunctionalTermination"
+    "conditions": "Condition Progress ExternalTermination FunctionCallTermination FunctionalTermination"
     " HandoffTermination LastWordTermination MaxMessageTermination SourceMatchTermination Stalled"
     " StopMessageTermination TextMentionTermination TextMessageTermination TimeoutTermination"
     " TokenUsageTermination",
@@ -46,11 +54,11 @@ _ROOMS = {
     "conversation": "CancellationToken ChatResult InputPending TaskResult",
     "executors": "CodeExecutor CodeResult RemoteCodeExecutor",
     "groupchat": "GroupChat GroupChatManager",
-    "messages": "Artifact Message ToolCall ToolResponse",
+    "messages": "Artifact Message TextMessage ToolCall ToolResponse",
     "models": "ModelClient ModelResponse OpenAIChatCompletionClient ReplayChatCompletionClient"
     " config_list_from_json filter_config",
-    "runtime": "AgentId AgentRuntime LocalAgentRuntime MessageContext RoutedAgent TopicId TypePrefixSubscription"
-    " TypeSubscription message_handler",
+    "runtime": "AgentId AgentRuntime LocalAgentRuntime MessageContext RoutedAgent TopicId"
+    " TypePrefixSubscription TypeSubscription message_handler",
     "teams": "RoundRobinGroupChat SelectorGroupChat Swarm Team",
     "tools": "CodeExecutionTool FunctionTool Tool ToolResult tool",
     "transcript_file": "TranscriptWriter",

@@ -131,7 +131,8 @@ class Turn:
 
     @property
     def sender_name(self) -> str:
-        return self.sender.name if self.sender else "the sender"
+        last = self.messages[-1].name if self.messages else None
+        return self.sender.name if self.sender else last or "user"
 
 
 @dataclass

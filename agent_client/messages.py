@@ -165,6 +165,11 @@ class Message:
         )
 
 
+def TextMessage(*, content: str, source: str | None = None) -> Message:  # noqa: N802 - AutoGen 0.4's name
+    """A message in AutoGen 0.4's words; `source` is the speaker's name."""
+    return Message(content=content, name=source)
+
+
 def data_url(mime: str, data: bytes) -> str:
     """Bytes as a `data:` URL (RFC 2397)."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"

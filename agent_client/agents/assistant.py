@@ -50,7 +50,8 @@ class Handoff:
 class AssistantAgent(Runnable, ConversableAgent):
     """Replies with a model and never asks a human. The second argument may be the system message or a
     model client. `handoffs` are agents' names or `Handoff`s, for a `Swarm`. Without `reflect_on_tool_use`
-    the answers of its tools are its reply; with it (the default) its model puts them into words.
+    the answers of its tools are its reply; with it (the default) its model puts them into words. What the
+    model writes is always streamed, whatever `model_client_stream` says.
     """
 
     DEFAULT_SYSTEM_MESSAGE = DEFAULT_SYSTEM_MESSAGE
@@ -71,6 +72,7 @@ class AssistantAgent(Runnable, ConversableAgent):
         handoffs: Sequence[str | Handoff] = (),
         max_tool_iterations: int = MAX_TOOL_ITERATIONS,
         reflect_on_tool_use: bool = True,
+        model_client_stream: bool = True,  # noqa: ARG002 - as AutoGen 0.4's users type it
     ) -> None:
         if system_message is not None and not isinstance(system_message, str):
             if model_client is not None:

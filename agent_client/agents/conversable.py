@@ -76,6 +76,10 @@ class ConversableAgent(TwoParty):
             raise ValueError(f"human_input_mode is ALWAYS, TERMINATE or NEVER, not {human_input_mode!r}")
         if model_client is not None and llm_config:
             raise ValueError("give either model_client or llm_config")
+        if model_client is not None and not hasattr(model_client, "create"):
+            raise ValueError(
+                f"model_client is no model client (OpenAIChatCompletionClient(...)): {model_client!r}"
+            )
         super().__init__(name)
         self.system_message = system_message or ""
         self.description = description or self.system_message
@@ -190,7 +194,12 @@ class ConversableAgent(TwoParty):
         """What the agent would say to `messages` (else to what `sender` has said); None: nothing."""
         given = messages if messages is not None else (self.chat_messages.get(sender, []) if sender else [])
         seen = [Message.of(message) for message in given]
-        reply = await self.respond(Turn(run=Run(), sender=sender, messages=seen))
+        run = Run()
+        try:
+            reply = await self.respond(Turn(run=run, sender=sender, messages=seen))
+        finally:
+            if not run.is_nested:
+                await self.run_ended()
         if isinstance(reply, Stop):
             return None
         return reply.to_dict() if reply.extra or reply.tool_calls or reply.tool_responses else reply.content

@@ -135,4 +135,6 @@ def _task(task: Task | None) -> list[Message]:
     if task is None:
         return []
     given = [task] if isinstance(task, str | Mapping | Message) else list(task)
+    if not given or task == "":
+        raise ValueError("the task is empty")
     return [Message.of(one) for one in given]

@@ -55,6 +55,7 @@ class TwoParty:
             raise ValueError("an agent needs a name")
         self._name = name
         self._chats: dict[TwoParty, Transcript] = {}
+        self.transcript: Transcript | None = None  # of tasks that it was given itself
         self.model_client: ModelClient | None = None
 
     @property
@@ -102,7 +103,14 @@ class TwoParty:
             ValueError: an argument is wrong; nothing was said.
             CodecellError: the service or the model failed.
         """
+        if not hasattr(recipient, "plan"):
+            raise ValueError(f"the recipient of a chat is an agent, not {recipient!r}")
         check_summary(summary_method, self, recipient)
+        unknown = set(context) - {"carryover", "cache"}
+        if unknown and not callable(message):
+            raise ValueError(
+                f"initiate_chat knows no {sorted(unknown)}, and no function takes them as context"
+            )
         parties, next_speaker = recipient.plan(self, max_turns)
         resumed = isinstance(message, _Resumed)
         run = Run(
@@ -213,7 +221,8 @@ class TwoParty:
             }
             for other, chat in self._chats.items()
         ]
-        return {"version": STATE_VERSION, "agent": self.name, "chats": chats}
+        saved = {"version": STATE_VERSION, "agent": self.name, "chats": chats}
+        return saved if self.transcript is None else saved | {"task": self.transcript.save()}
 
     def load_state(self, state: Mapping[str, Any], agents: Sequence[TwoParty]) -> None:
         """Take up what `save_state` gave, perhaps in another process. `agents` are the others, by name.
@@ -226,6 +235,8 @@ class TwoParty:
         missing = sorted({chat["with"] for chat in state["chats"]} - set(others))
         if missing:
             raise ValueError(f"the state has chats with {', '.join(missing)}: give these agents too")
+        if "task" in state:
+            self.transcript = Transcript.load(state["task"])
         for chat in state["chats"]:
             other = others[chat["with"]]
             self._chats[other] = transcript = Transcript.load(chat["transcript"])

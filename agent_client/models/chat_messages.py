@@ -17,7 +17,7 @@ _IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 def chat_messages(messages: Sequence[Message], *, vision: bool) -> list[dict[str, Json]]:
     """The messages as they are sent. A message of tools' answers becomes one for each answer, and their
-    images a user's message after them; without `vision` no image is sent.
+    images a user's message after them; without `vision` no image that code made is sent.
     """
     images: dict[int, list[Mapping[str, Json]]] = {}
     for index, image in islice(_images_newest_first(messages), MAX_IMAGES if vision else 0):
@@ -35,12 +35,12 @@ def chat_messages(messages: Sequence[Message], *, vision: bool) -> list[dict[str
             ]
             held += images.get(index, [])
         else:
-            sent.append(_one(message, images.get(index, []), vision=vision))
+            sent.append(_one(message, images.get(index, [])))
     return [*sent, _of_tools(held)] if held else sent
 
 
-def _one(message: Message, images: Sequence[Mapping[str, Json]], *, vision: bool) -> dict[str, Json]:
-    shown = vision and message.role == "user"
+def _one(message: Message, images: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
+    shown = message.role == "user"  # what a user put in is sent, whatever is known of the model
     parts = [*(p for p in message.parts if shown or p.get("type") != "image_url"), *images]
     text = [{"type": "text", "text": message.content}] if message.content else []
     made: dict[str, Json] = {

@@ -10,9 +10,9 @@ from agent_client.models.failover import FailoverClient
 from agent_client.models.openai_chat import OpenAIChatCompletionClient
 
 Json = Any
-LlmConfig = Mapping[str, Json] | Sequence[Mapping[str, Json]]
+LlmConfig = Mapping[str, Json] | Sequence[Mapping[str, Json]] | str
 # Settings of AutoGen itself that say nothing to an endpoint.
-_NOT_SENT = ("api_type", "cache", "cache_seed", "config_list", "filter_func", "functions", "tags", "tools")
+_NOT_SENT = ("api_type", "cache", "cache_seed", "config_list", "filter_func", "tags")
 
 
 def model_client_from(config: LlmConfig) -> ModelClient:
@@ -23,6 +23,11 @@ def model_client_from(config: LlmConfig) -> ModelClient:
     Raises:
         ValueError: no model is named, or an `api_type` other than OpenAI's and Azure's is asked for.
     """
+    if isinstance(config, str):
+        raise ValueError(f'llm_config is {{"model": ...}} or {{"config_list": [...]}}, not {config!r}')  # noqa: TRY004
+    refused = {"functions", "tools"} & set(config if isinstance(config, Mapping) else ())
+    if refused:
+        raise ValueError(f"llm_config has {sorted(refused)}: give functions with tools= or register_function")
     common = dict(config) if isinstance(config, Mapping) else {"config_list": config}
     entries = common.pop("config_list", None) or [{}]
     retries = [0] * (len(entries) - 1) + [2]

@@ -43,6 +43,9 @@ class Team(Runnable):
             raise ValueError(f"the participants of a team need different names, not {names}")
         if max_turns is not None and max_turns < 1:
             raise ValueError("max_turns is a number of messages above zero")
+        if not hasattr(termination_condition or Condition, "check"):
+            what = f"a condition such as TextMentionTermination, not {termination_condition!r}"
+            raise ValueError(f"termination_condition is {what}")
         self.participants = {party.name: party for party in participants}
         self.termination_condition = termination_condition
         self.max_turns = MAX_TURNS if max_turns is None else max_turns

@@ -162,7 +162,9 @@ def test_images(tmp_path: Path) -> None:
     assert sent[0]["content"] == [{"type": "text", "text": "look"}, part, image("image/webp", b"RIFF")]
     assert sent[4]["content"][1:] == [image("image/png", PNG)]
     assert chat_messages(said[:3], vision=True)[-1] == sent[4]
-    assert "image" not in json.dumps(chat_messages(said, vision=False))
+    blind = chat_messages(said, vision=False)
+    assert blind[0]["content"] == [{"type": "text", "text": "look"}, part]  # what the user wrote
+    assert "image" not in json.dumps(blind[1:])
 
 
 def test_images_are_bounded(tmp_path: Path) -> None:
