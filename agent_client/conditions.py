@@ -1,15 +1,14 @@
 """When a run of many parties is over: conditions that combine with `|` and `&` and say why.
 
-A condition is asked after each message and needs no reset: its answer follows from the `Progress`. Some note
-how far they have read a run's messages, so that a long run stays linear.
+A condition is asked after each message and needs no reset: its answer follows from the `Progress`.
 """
 
 from __future__ import annotations
 
 import re
-import weakref
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from agent_client.blocking import call
@@ -37,10 +36,15 @@ class Progress:
 
 
 class Condition:
-    """Base of the conditions: `a | b` holds when one does, `a & b` when both do."""
+    """Base of the conditions: `a | b` holds when one does, `a & b` when both do. One that a single message
+    decides says so in `_match`.
+    """
 
     async def check(self, progress: Progress) -> str | None:
         """Why the run is over, beginning with a stable word (`"max_messages: ..."`); None if it goes on."""
+        return next(filter(None, map(self._match, progress.messages)), None)
+
+    def _match(self, message: Message) -> str | None:
         raise NotImplementedError
 
     def __or__(self, other: Condition) -> Condition:
@@ -70,41 +74,6 @@ class _Combined(Condition):
         return f"({self._both[0]!r} {self._sign} {self._both[1]!r})"
 
 
-class _Reader(Condition):
-    """Reads each message of a run once: `_read` is what is known after one more message (None before the
-    first), `_reason` what follows from it.
-    """
-
-    def __init__(self) -> None:
-        self._memos: MutableMapping[object, tuple[int, Message | None, Any]] = weakref.WeakKeyDictionary()
-
-    async def check(self, progress: Progress) -> str | None:
-        said, known, start = progress.messages, None, 0
-        try:
-            start, last, known = self._memos[progress.run]
-            if start > len(said) or (start and said[start - 1] is not last):  # not what was read
-                known, start = None, 0
-        except (KeyError, TypeError):  # not asked yet, or a token that cannot be referred to weakly
-            pass
-        for at in range(start, len(said)):
-            known = self._read(known, said[at])
-        try:
-            self._memos[progress.run] = (len(said), said[-1] if said else None, known)
-        except TypeError:
-            pass
-        return self._reason(known)
-
-    def _read(self, known: Any, message: Message) -> Any:
-        return known or self._match(message)
-
-    def _match(self, message: Message) -> str | None:
-        """Why this message ends the run, for those that one message decides."""
-        raise NotImplementedError
-
-    def _reason(self, known: Any) -> str | None:
-        return known if known is None else str(known)
-
-
 class MaxMessageTermination(Condition):
     """After so many messages, the task's included; with `include_agent_event` also those that agents
     exchanged with their own tools.
@@ -121,11 +90,10 @@ class MaxMessageTermination(Condition):
         return f"max_messages: {count} messages" if count >= self.max_messages else None
 
 
-class TextMentionTermination(_Reader):
+class TextMentionTermination(Condition):
     """Once someone (one of `sources`, if given) has said `text`, in this very spelling."""
 
     def __init__(self, text: str, sources: Sequence[str] | None = None) -> None:
-        super().__init__()
         self.text = _text("text", text)
         self.sources = None if sources is None else _names("sources", sources)
 
@@ -135,7 +103,7 @@ class TextMentionTermination(_Reader):
         return f"text_mention: {self.text!r} was said by {message.name}"
 
 
-class LastWordTermination(_Reader):
+class LastWordTermination(Condition):
     """Once someone's last word was TERMINATE."""
 
     def _match(self, message: Message) -> str | None:
@@ -143,18 +111,17 @@ class LastWordTermination(_Reader):
         return f"last_word: TERMINATE was the last word of {message.name}" if is_last else None
 
 
-class StopMessageTermination(_Reader):
+class StopMessageTermination(Condition):
     """Once a message of the kind "stop" was said."""
 
     def _match(self, message: Message) -> str | None:
         return f"stop_message: {message.name} stopped" if message.kind == "stop" else None
 
 
-class TextMessageTermination(_Reader):
+class TextMessageTermination(Condition):
     """Once someone (`source`, if given) has said something that is text and no tool's call or answer."""
 
     def __init__(self, source: str | None = None) -> None:
-        super().__init__()
         self.source = None if source is None else _text("source", source)
 
     def _match(self, message: Message) -> str | None:
@@ -164,22 +131,20 @@ class TextMessageTermination(_Reader):
         return f"text_message: {message.name} said a text"
 
 
-class SourceMatchTermination(_Reader):
+class SourceMatchTermination(Condition):
     """Once one of `sources` has spoken."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        super().__init__()
         self.sources = _names("sources", sources)
 
     def _match(self, message: Message) -> str | None:
         return f"source_match: {message.name} spoke" if message.name in self.sources else None
 
 
-class HandoffTermination(_Reader):
+class HandoffTermination(Condition):
     """Once someone has handed over to `target`, who need not be a participant (such as a human)."""
 
     def __init__(self, target: str) -> None:
-        super().__init__()
         self.target = _text("target", target)
 
     def _match(self, message: Message) -> str | None:
@@ -188,11 +153,10 @@ class HandoffTermination(_Reader):
         return f"handoff: {message.name} handed over to {self.target}"
 
 
-class FunctionCallTermination(_Reader):
+class FunctionCallTermination(Condition):
     """Once a tool of this name has answered, in the open or inside an agent's turn."""
 
     def __init__(self, function_name: str) -> None:
-        super().__init__()
         self.function_name = _text("function_name", function_name)
 
     def _match(self, message: Message) -> str | None:
@@ -272,26 +236,31 @@ class FunctionalTermination(Condition):
         return f"functional: {name} said so" if await call(self.func, progress.messages) else None
 
 
-class Stalled(_Reader):
+class Stalled(Condition):
     """Once so many `turns` in a row moved nothing: empty, mere courtesy, or what the same speaker said
     before. A human's words, code, its output, files, images and tools always move something.
     """
 
     def __init__(self, turns: int = 2) -> None:
-        super().__init__()
         self.turns = _count("turns", turns)
 
-    def _read(self, known: Any, message: Message) -> tuple[int, set[tuple[str | None, int]]]:
-        state: tuple[int, set[tuple[str | None, int]]] = known or (0, set())
-        idle_turns, said = state
-        key = (message.name, hash(_MARKS.sub(" ", message.content.casefold()).strip()))
-        idle = (key in said or is_courtesy(message.content)) and not _moves(message)
-        said.add(key)
-        return (idle_turns + 1 if idle else 0), said
+    async def check(self, progress: Progress) -> str | None:
+        said, count = progress.messages, len(progress.messages)
+        idle = count >= self.turns and all(_is_idle(said, count - 1 - back) for back in range(self.turns))
+        return f"stalled: {self.turns} turns brought nothing new" if idle else None
 
-    def _reason(self, known: Any) -> str | None:
-        idle_turns = known[0] if known else 0
-        return f"stalled: {idle_turns} turns brought nothing new" if idle_turns >= self.turns else None
+
+def _is_idle(said: Sequence[Message], at: int) -> bool:
+    message = said[at]
+    if _moves(message):
+        return False
+    before = (m.content for m in said[:at] if m.name == message.name)
+    return is_courtesy(message.content) or _gist(message.content) in map(_gist, before)
+
+
+@lru_cache(maxsize=1024)
+def _gist(text: str) -> int:
+    return hash(_MARKS.sub(" ", text.casefold()).strip())
 
 
 def _moves(message: Message) -> bool:
