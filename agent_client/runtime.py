@@ -14,8 +14,7 @@ import types
 import typing
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar, overload
@@ -146,10 +145,10 @@ class AgentRuntime(Protocol):
     async def publish_message(
         self, message: Any, topic_id: TopicId, *, sender: AgentId | None = None
     ) -> None:
-        """Give the message to every subscriber but its sender; waits for room where they have too much to do.
+        """Give the message to every subscriber but its sender.
 
         Raises:
-            UnknownAgent, WaitsForItself, NotRunning: as they say.
+            UnknownAgent, NotRunning: as they say.
         """
 
     def start(self) -> None:
@@ -174,11 +173,10 @@ class AgentRuntime(Protocol):
 
 @dataclass(eq=False)
 class _Seat:
-    """An agent's place: `room` for messages that wait or are being handled, `turn` for the one being handled
-    (both first come, first served), `waits_for` whom that one's handler waits for, None between messages.
+    """An agent's place: `turn` for the message that is being handled (first come, first served), `waits_for`
+    whom its handler waits for, None between messages.
     """
 
-    room: asyncio.Semaphore
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     agent: Any = None
     waits_for: list[_Seat] | None = None
@@ -189,21 +187,14 @@ _AT: ContextVar[tuple[_Seat, AgentId, list[_Seat]] | None] = ContextVar("codecel
 
 
 class LocalAgentRuntime:
-    """Agents in this process, on one event loop. `async with` starts it, and stops it when idle.
+    """Agents in this process, on one event loop. `async with` starts it, and stops it when idle."""
 
-    `max_pending` bounds the messages that an agent has not finished: whoever sends it more waits.
-    """
-
-    def __init__(self, *, max_pending: int = 1000) -> None:
-        if max_pending < 1:
-            raise ValueError(f"max_pending is at least 1, not {max_pending}")
-        self._max_pending = max_pending
+    def __init__(self) -> None:
         self._factories: dict[str, Callable[[], Any]] = {}
         self._subscriptions: dict[Subscription, None] = {}
         self._seats: dict[AgentId, _Seat] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._errors: deque[Exception] = deque(maxlen=100)
-        self._idle = asyncio.Event()
         self._running = False
 
     async def __aenter__(self) -> Self:
@@ -239,8 +230,7 @@ class LocalAgentRuntime:
         if self._current():
             raise WaitsForItself("a handler cannot wait until no handler runs")
         while self._tasks:
-            self._idle.clear()
-            await self._idle.wait()
+            await asyncio.wait(self._tasks)
         await self.stop()
         errors = list(self._errors)
         self._errors.clear()
@@ -248,16 +238,23 @@ class LocalAgentRuntime:
             raise ExceptionGroup("handlers of published messages failed", errors)
 
     async def send_message(self, message: Any, recipient: AgentId, *, sender: AgentId | None = None) -> Any:
-        context = self._context(recipient, sender)
-        with self._waiting_for(context):
-            task = await self._post(message, context)
-            try:
-                return await task
-            except asyncio.CancelledError:
-                caller = asyncio.current_task()
-                if not task.cancelled() or (caller and caller.cancelling()):
-                    raise
-                raise NotRunning(f"the handling of a message by {recipient} was cancelled") from None
+        context, current = self._context(recipient, sender), self._current()
+        goal = self._seat(recipient)
+        waits_for = current[2] if current else []
+        if current and _leads_to(goal, current[0]):
+            me = current[1]
+            raise WaitsForItself(f"{me} would wait for {recipient}, and so for itself: publish instead")
+        waits_for.append(goal)
+        task = self._post(message, context)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller and caller.cancelling()):
+                raise
+            raise NotRunning(f"the handling of a message by {recipient} was cancelled") from None
+        finally:
+            waits_for.remove(goal)
 
     async def publish_message(
         self, message: Any, topic_id: TopicId, *, sender: AgentId | None = None
@@ -266,8 +263,7 @@ class LocalAgentRuntime:
         contexts = [self._context(AgentId(each, topic_id.source), sender, topic_id) for each in agent_types]
         for context in contexts:
             if context.id != context.sender:
-                with self._waiting_for(context):
-                    await self._post(message, context)
+                self._post(message, context)
 
     async def save_state(self) -> dict[str, Any]:
         agents = {str(where): seat.agent for where, seat in self._seats.items()}
@@ -286,9 +282,7 @@ class LocalAgentRuntime:
         if who.type not in self._factories:
             known = ", ".join(self._factories) or "none"
             raise UnknownAgent(f"no agent type {who.type!r} was registered; known are: {known}")
-        if who not in self._seats:
-            self._seats[who] = _Seat(asyncio.Semaphore(self._max_pending))
-        return self._seats[who]
+        return self._seats.setdefault(who, _Seat())
 
     def _context(self, to: AgentId, sender: AgentId | None, topic: TopicId | None = None) -> MessageContext:
         if not self._running:
@@ -298,44 +292,11 @@ class LocalAgentRuntime:
         sender = sender or (current[1] if current else None)
         return MessageContext(id=to, runtime=self, sender=sender, topic_id=topic)
 
-    @contextmanager
-    def _waiting_for(self, context: MessageContext) -> Generator[None]:
-        """Note whom the calling handler waits for (for an answer, or for room); refuse to close a circle."""
-        current, goal = self._current(), self._seat(context.id)
-        if current is None or not (context.is_rpc or goal.room.locked()):
-            yield
-            return
-        seat, me, waits_for = current
-        seen: set[int] = set()
-        ahead = [goal]
-        while ahead:
-            if (at := ahead.pop()) is seat:
-                raise WaitsForItself(f"{me} would wait for {context.id}, and so for itself: publish instead")
-            if id(at) not in seen:
-                ahead += at.waits_for or ()
-            seen.add(id(at))
-        waits_for.append(goal)
-        try:
-            yield
-        finally:
-            waits_for.remove(goal)
-
-    async def _post(self, message: Any, context: MessageContext) -> asyncio.Task[Any]:
-        room = self._seat(context.id).room
-        await room.acquire()
-        if not self._running:
-            room.release()
-            raise NotRunning(f"the runtime stopped before {context.id} could take a message")
+    def _post(self, message: Any, context: MessageContext) -> asyncio.Task[Any]:
         task = asyncio.create_task(self._handle(message, context), name=f"message to {context.id}")
         self._tasks.add(task)
-        task.add_done_callback(lambda task: self._finished(task, room))
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _finished(self, task: asyncio.Task[Any], room: asyncio.Semaphore) -> None:
-        room.release()
-        self._tasks.discard(task)
-        if not self._tasks:
-            self._idle.set()
 
     async def _handle(self, message: Any, context: MessageContext) -> Any:
         seat = self._seat(context.id)
@@ -359,6 +320,14 @@ class LocalAgentRuntime:
             if isinstance(seat.agent, RoutedAgent):
                 seat.agent.id, seat.agent.runtime = who, self
         return seat.agent
+
+
+def _leads_to(start: _Seat, end: _Seat) -> bool:
+    """Whether `end` is among those whom `start` waits for, and they wait for."""
+    ahead = [start]
+    for seat in ahead:  # which grows meanwhile
+        ahead += [other for other in dict.fromkeys(seat.waits_for or ()) if other not in ahead]
+    return end in ahead
 
 
 class RoutedAgent:

@@ -1,4 +1,4 @@
-"""The event-driven runtime: order, fan-out, failures, cancelling, idleness, circles, bounds and routing."""
+"""The event-driven runtime: order, fan-out, failures, cancelling, idleness, circles and routing."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Does:
 
 
 async def registered(
-    topics: str = "", /, *, max_pending: int = 1000, **agents: Callable[[Any, MessageContext], Awaitable[Any]]
+    topics: str = "", /, **agents: Callable[[Any, MessageContext], Awaitable[Any]]
 ) -> LocalAgentRuntime:
     """A runtime of agents that are functions; all of them subscribe to the topic types."""
-    runtime = LocalAgentRuntime(max_pending=max_pending)
+    runtime = LocalAgentRuntime()
     for name, function in agents.items():
         await runtime.register(name, lambda function=function: Does(function))
         for topic in topics.split():
@@ -282,14 +282,14 @@ async def test_cancelling_a_send_cancels_the_handling() -> None:
 
 
 async def test_cancelling_a_send_that_waits_its_turn() -> None:
-    """A message whose sender is cancelled before its turn is never handled, and leaves its room."""
+    """A message whose sender is cancelled before its turn is never handled."""
     release, seen = asyncio.Event(), []
 
     async def wait(message: str, context: MessageContext) -> None:
         seen.append(message)
         await release.wait()
 
-    async with await registered(max_pending=2, wait=wait) as runtime:
+    async with await registered(wait=wait) as runtime:
         first = asyncio.create_task(runtime.send_message("first", AgentId("wait")))
         for _ in range(5):
             second = asyncio.create_task(runtime.send_message("second", AgentId("wait")))
@@ -305,14 +305,14 @@ async def test_cancelling_a_send_that_waits_its_turn() -> None:
 
 
 async def test_stop_tells_who_waits() -> None:
-    """Whoever waits for an answer, or for room, when the runtime stops is told so, not cancelled."""
+    """Whoever waits for an answer when the runtime stops is told so, not cancelled."""
     begun = asyncio.Event()
 
     async def forever(message: str, context: MessageContext) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    runtime = await registered(max_pending=1, forever=forever)
+    runtime = await registered(forever=forever)
     runtime.start()
     waiting = [asyncio.create_task(runtime.send_message("", AgentId("forever"))) for _ in range(3)]
     await within(begun.wait())
@@ -429,54 +429,6 @@ async def test_two_agents_that_wait_for_each_other() -> None:
     assert sorted(type(each).__name__ for each in got) == ["WaitsForItself", "str"]
 
 
-async def test_publishing_waits_for_room() -> None:
-    """A publisher outside waits at `max_pending` unfinished messages and goes on as they are handled."""
-    release, seen, sent = asyncio.Semaphore(0), [], []
-
-    async def slow(message: int, context: MessageContext) -> None:
-        await release.acquire()
-        seen.append(message)
-
-    async def publish(runtime: AgentRuntime) -> None:
-        for number in range(10):
-            await runtime.publish_message(number, NEWS)
-            sent.append(number)
-
-    async with await registered("news", max_pending=3, slow=slow) as runtime:
-        task = asyncio.create_task(publish(runtime))
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert (len(sent), len(seen)) == (3, 0)
-        release.release()
-        while len(sent) < 4:
-            await within(asyncio.sleep(0))
-        for _ in range(9):
-            release.release()
-        await within(task)
-    assert seen == list(range(10))
-
-
-async def test_full_agents_do_not_wait_for_each_other() -> None:
-    """Two agents that flood each other end with an error, not in a hang."""
-
-    async def flood(message: int, context: MessageContext) -> None:
-        for _ in range(4):
-            await asyncio.sleep(0)
-            await context.runtime.publish_message(1, NEWS)
-
-    runtime = await registered("news", max_pending=2, a=flood, b=flood)
-    runtime.start()
-    await runtime.publish_message(1, NEWS)
-    deadline = time.monotonic() + DEADLINE
-    while not runtime._errors:  # the flood never ends by itself
-        await asyncio.sleep(0)
-        assert time.monotonic() < deadline
-    await runtime.stop()
-    with pytest.raises(ExceptionGroup) as caught:
-        await runtime.stop_when_idle()
-    assert {type(error) for error in caught.value.exceptions} == {WaitsForItself}
-
-
 async def test_ten_thousand_messages() -> None:
     """10,000 messages over 100 agents take seconds, and leave no tasks behind."""
     counts: dict[str, int] = {}
@@ -513,12 +465,6 @@ async def test_wrong_agent_types(name: str) -> None:
     runtime = await registered(taken=fail)
     with pytest.raises(ValueError, match="an agent type is a new word"):
         await runtime.register(name, RoutedAgent)
-
-
-def test_a_bound_of_nothing_is_refused() -> None:
-    """With no room at all no message could ever be handled."""
-    with pytest.raises(ValueError, match="max_pending is at least 1"):
-        LocalAgentRuntime(max_pending=0)
 
 
 def test_ids_as_text() -> None:
