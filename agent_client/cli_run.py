@@ -12,14 +12,14 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 from agent_client.blocking import run_sync
 from agent_client.client import ExecutorClient, Session
 from agent_client.client.sync_client import BlockingStream
-from agent_client.executors.mirror import Mirror, Refused
+from agent_client.executors.mirror import Mirror, Refused, once
 from agent_client.output_text import Cleaner
 from agent_client.wire.events import Display, Error, InputRequest, Result, Stderr, Stdout
 from agent_client.wire.results import ExecutionResult, RunResult
@@ -180,7 +180,7 @@ def _save(files: Iterable[tuple[str, bytes]], arguments: argparse.Namespace) -> 
     mirror.open()
     for path, content in files:
         try:
-            saved = run_sync(functools.partial(mirror.save, path, len(content), _once(content)))
+            saved = run_sync(functools.partial(mirror.save, path, len(content), once(content)))
             _say(f"saved {saved}")
         except Refused as why:
             _say(f"{path!r} was not saved: {why}")
@@ -209,10 +209,6 @@ def _file_json(path: str, content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(content).decode(), "base64"
     return {"path": path, "size": len(content), "content": text, "encoding": encoding}
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _say(text: str) -> None:

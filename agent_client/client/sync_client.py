@@ -131,10 +131,7 @@ class Operation(Wraps[AsyncOperation[R]]):
         """Wait for the end; the whole result."""
         return run_sync(self.async_.wait)
 
-    def stream(self, after: int = 0) -> BlockingStream[R]:
-        """All events from the start (or behind event number `after`), then those to come."""
-        return BlockingStream(self.async_.stream(after))
-
+    stream = blocking(AsyncOperation.stream)
     stop = blocking(AsyncOperation.stop)
     input = blocking(AsyncOperation.input)
     signal = blocking(AsyncOperation.signal)

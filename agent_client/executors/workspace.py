@@ -9,7 +9,7 @@ from pathlib import Path
 from agent_client.client.bodies import is_text
 from agent_client.client.session import AsyncSession
 from agent_client.errors import FileMissing, InvalidRequest, PayloadTooLarge, StreamBroken
-from agent_client.executors.mirror import Mirror, Refused
+from agent_client.executors.mirror import Mirror, Refused, once
 from agent_client.executors.output_log import image_name
 from agent_client.messages import Artifact
 from agent_client.wire.service import FileEntry
@@ -96,7 +96,7 @@ class Workspace:
         return made, notes
 
     async def _image(self, name: str, mime: str, data: bytes, notes: list[str]) -> Artifact:
-        path = await self._saved(name, len(data), _once(data), notes) if self._mirror else None
+        path = await self._saved(name, len(data), once(data), notes) if self._mirror else None
         return Artifact(name=name, mime=mime, size=len(data), path=path, data=self._held(data))
 
     async def _file(self, session: AsyncSession, entry: FileEntry, notes: list[str]) -> Artifact | None:
@@ -140,7 +140,3 @@ def _is_shown(path: str) -> bool:
 
 def _stamp(entry: FileEntry) -> _Stamp:
     return entry.size, entry.modified_at
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,6 +12,7 @@ from agent_client.wire.parse import Parsed
 from agent_client.wire.results import ErrorInfo
 
 Json = Any
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,40 +124,31 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._scanned = 0
-        self._type, self._id = "", ""
-        self._data: list[str] = []
+        self._id = ""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that `chunk` completes."""
+        unread = max(0, len(self._buffer) - 3)  # an end may have begun in what was searched before
         self._buffer += chunk
         done: list[ServerSentEvent] = []
-        start = 0
-        while (end := self._buffer.find(b"\n", max(start, self._scanned))) >= 0:
-            event = self._line(self._buffer[start:end].rstrip(b"\r").decode("utf-8", "replace"))
-            start = end + 1
+        while end := _BLANK_LINE.search(self._buffer, unread):
+            event = self._event(self._buffer[: end.start()].decode("utf-8", "replace"))
+            del self._buffer[: end.end()]
+            unread = 0
             if event:
                 done.append(event)
-        del self._buffer[:start]
-        self._scanned = len(self._buffer)
         return done
 
-    def _line(self, line: str) -> ServerSentEvent | None:
-        if not line:
-            if not self._data and not self._type:
-                return None
-            event = ServerSentEvent(type=self._type or "message", data="\n".join(self._data), id=self._id)
-            self._type, self._data = "", []
-            return event
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            self._type = value
-        elif name == "data":
-            self._data.append(value)
-        elif name == "id":
-            self._id = value
-        return None
+    def _event(self, block: str) -> ServerSentEvent | None:
+        fields: dict[str, list[str]] = {}
+        for line in block.split("\n"):
+            name, _, value = line.removesuffix("\r").partition(":")
+            fields.setdefault(name, []).append(value.removeprefix(" "))
+        self._id = fields.get("id", [self._id])[-1]
+        if not fields.keys() & {"event", "data"}:
+            return None
+        kind = fields.get("event", ["message"])[-1]
+        return ServerSentEvent(type=kind, data="\n".join(fields.get("data", [])), id=self._id)
 
 
 def parse_event(sent: ServerSentEvent) -> Event:

@@ -25,31 +25,13 @@ _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GI
 _MAX_TEXT = 200_000
 
 
-def program_html(outcome: str | None, status: int, stdout: str, stderr: str, detail: str | None) -> str:
-    """A program's output and, unless it went well, how it ended."""
-    ended = "" if outcome == "ok" else f"{outcome or 'running'} (exit status {status}){_with(detail)}"
-    return _stack(_pre(stdout), _pre(stderr, "color:#a40000"), _pre(ended, "color:#777"))
-
-
-def execution_html(
-    *,
-    stdout: str,
-    stderr: str,
-    bundles: Sequence[Mapping[str, Any]],
-    traceback: str,
-    outcome: str | None,
-    detail: str | None,
+def result_html(
+    stdout: str, stderr: str, *, bundles: Sequence[Mapping[str, Any]] = (), traceback: str = "", ended: str
 ) -> str:
-    """An execution's output: text, rich outputs, traceback."""
-    ended = "" if outcome in ("ok", "error") else f"{outcome or 'running'}{_with(detail)}"
+    """What came of code: text, rich outputs, traceback, and how it ended."""
     rich = [bundle_html(bundle) for bundle in bundles]
-    return _stack(
-        _pre(stdout),
-        _pre(stderr, "color:#a40000"),
-        *rich,
-        _pre(traceback, "color:#a40000"),
-        _pre(ended, "color:#777"),
-    )
+    errors = [_pre(traceback, "color:#a40000"), _pre(ended, "color:#777")]
+    return _stack(_pre(stdout), _pre(stderr, "color:#a40000"), *rich, *errors)
 
 
 def bundle_html(data: Mapping[str, Any]) -> str:
@@ -103,10 +85,6 @@ def _pre(text: str, style: str = "") -> str:
 
 def _stack(*parts: str) -> str:
     return "<div>" + "".join(part for part in parts if part) + "</div>"
-
-
-def _with(detail: str | None) -> str:
-    return f": {detail}" if detail else ""
 
 
 def _is_base64(text: str) -> bool:

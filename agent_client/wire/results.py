@@ -103,8 +103,12 @@ class OperationResult(Parsed):
         """What the command line would exit with; see `exit_status`."""
         return exit_status(self.outcome, self.exit_code, self.signal)
 
+    def _ended(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return "" if self.ok else f"{self.outcome or 'running'} (exit status {self.exit_status}){detail}"
+
     def _repr_html_(self) -> str:
-        return notebook.program_html(self.outcome, self.exit_status, self.stdout, self.stderr, self.detail)
+        return notebook.result_html(self.stdout, self.stderr, ended=self._ended())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +175,11 @@ class ExecutionResult(OperationResult):
         return value if isinstance(value, str) else None
 
     def _repr_html_(self) -> str:
-        return notebook.execution_html(
-            stdout=self.stdout,
-            stderr=self.stderr,
-            bundles=[d.data for d in self.displays] + ([self.result] if self.result else []),
-            traceback="\n".join(self.error.traceback) if self.error else "",
-            outcome=self.outcome,
-            detail=self.detail,
+        bundles = [shown.data for shown in self.displays] + ([self.result] if self.result else [])
+        traceback = "\n".join(self.error.traceback) if self.error else ""
+        ended = "" if traceback and self.outcome == "error" else self._ended()
+        return notebook.result_html(
+            self.stdout, self.stderr, bundles=bundles, traceback=traceback, ended=ended
         )
 
 

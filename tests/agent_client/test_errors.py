@@ -62,7 +62,13 @@ def test_a_url_that_is_none(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [HTMLResponse("<h1>It works</h1>"), HTMLResponse("no", 404), RedirectResponse("/x")]
+    "answer",
+    [
+        HTMLResponse("<h1>It works</h1>"),
+        HTMLResponse("no", 404),
+        HTMLResponse("a proxy's page", 401),
+        RedirectResponse("/x"),
+    ],
 )
 def test_another_server_answers(answer: Any) -> None:
     """A server that is not ours is `UnexpectedAnswer` and says to check the URL."""

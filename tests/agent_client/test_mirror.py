@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from agent_client.executors.mirror import RECORD, Mirror, Refused
-
-
-async def once(data: bytes) -> AsyncIterator[bytes]:
-    """The bytes, in one piece."""
-    yield data
+from agent_client.executors.mirror import RECORD, Mirror, Refused, once
 
 
 async def save(mirror: Mirror, path: str, data: bytes = b"new") -> Path:

@@ -7,8 +7,8 @@ import pytest
 from agent_client.output_text import Cleaner, clean, for_model, overwritten
 from agent_client.termination import last_word_is_terminate, without_terminate
 from agent_client.wire.events import ServerSentEvent, SseDecoder, Stdout, UnknownEvent, parse_event
-from agent_client.wire.notebook import bundle_html, execution_html
-from agent_client.wire.results import ExecutionResult, RunResult, exit_status
+from agent_client.wire.notebook import bundle_html, result_html
+from agent_client.wire.results import ErrorInfo, ExecutionResult, RunResult, exit_status
 
 HOSTILE = [
     "\x1b]0;title\x07",
@@ -102,11 +102,13 @@ def test_summaries_lose_the_word() -> None:
 
 def test_sse_decoding() -> None:
     """Events survive any chunking, comments, CRLF and unescaped line separators in the data."""
-    wire = ': c\r\nevent: stdout\r\nid: 7\r\ndata: {"text": "a\u2028\u0085b"}\r\n\r\n'.encode()
+    wire = ': c\r\n\r\n: d\nevent: stdout\r\nid: 7\r\ndata: {"text": "a\u2028\u0085b"}\r\n\r\n'.encode()
     decoder = SseDecoder()
     events = [event for byte in wire for event in decoder.feed(bytes([byte]))]
     assert events == [ServerSentEvent(type="stdout", data='{"text": "a\u2028\u0085b"}', id="7")]
     assert parse_event(events[0]) == Stdout(text="a\u2028\u0085b")
+    (joined, bare) = SseDecoder().feed(b"id: 9\n\n\ndata:a\ndata: b\n\nevent: x\n\n")
+    assert (joined, bare.id) == (ServerSentEvent(type="message", data="a\nb", id="9"), "9")
     assert isinstance(parse_event(ServerSentEvent(type="stdout", data="[", id="")), UnknownEvent)
     assert isinstance(parse_event(ServerSentEvent(type="stdout", data="[1]", id="")), UnknownEvent)
     assert isinstance(parse_event(ServerSentEvent(type="x", data="{}", id="")), UnknownEvent)
@@ -140,9 +142,9 @@ def test_exit_status(outcome: str, exit_code: int | None, signal: str | None, st
 def test_notebook_html_lets_nothing_in() -> None:
     """Scripts in text are escaped, HTML and JavaScript stand in a sandboxed frame, SVG in an image."""
     evil = "<script>alert(1)</script>"
-    html = execution_html(
-        stdout=evil,
-        stderr=evil,
+    html = result_html(
+        evil,
+        evil,
         bundles=[
             {"text/html": evil + '"></iframe>'},
             {"image/svg+xml": f"<svg>{evil}</svg>"},
@@ -153,8 +155,7 @@ def test_notebook_html_lets_nothing_in() -> None:
             {"application/json": {"a": evil}},
         ],
         traceback=evil,
-        outcome=evil,
-        detail=evil,
+        ended=evil,
     )
     assert "<script" not in html
     assert html.count("<iframe") == html.count("</iframe>") == html.count('sandbox="allow-scripts"')
@@ -162,3 +163,24 @@ def test_notebook_html_lets_nothing_in() -> None:
     assert bundle_html({"image/png": "aGk="}) == '<img src="data:image/png;base64,aGk=">'
     assert "<pre" in RunResult(stdout="x")._repr_html_()
     assert "<pre" in ExecutionResult(stdout="x")._repr_html_()
+    failed = {"outcome": evil, "detail": evil, "error": {"name": evil, "value": evil, "traceback": [evil]}}
+    for kind in (RunResult, ExecutionResult):
+        assert "<script" not in kind.parse(failed)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (RunResult(outcome="ok"), ""),
+        (RunResult(outcome="error", exit_code=3), "error (exit status 3)"),
+        (RunResult(outcome="timeout", detail="wall time"), "timeout (exit status 124): wall time"),
+        (RunResult(), "running"),
+        (ExecutionResult(outcome="error", error=ErrorInfo(traceback=("E: v",))), "E: v"),
+        (ExecutionResult(outcome="error", detail="exit code 3"), "error (exit status 3): exit code 3"),
+    ],
+)
+def test_notebook_html_says_how_it_ended(result: RunResult | ExecutionResult, says: str) -> None:
+    """A notebook shows how code ended, unless it went well or its traceback says it."""
+    shown = result._repr_html_()
+    assert says in shown
+    assert ("exit status" in shown) == ("exit status" in says or result.outcome is None)
