@@ -7,26 +7,9 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 
-# Words that make a text a courtesy, and words that may surround them.
-_COURTESIES = """
-absolutely accord acuerdo adiós agree agreed alles alright anything appreciate appreciated awesome bientôt
-bitte bonne bye care cheers dank danke einverstanden enjoy excellent fantastic farewell freut gern gerne glad
-goodbye gracias great gusto happy hesitate journée lgtm looks luck merci nada noted ok okay parfait perfect
-perfecto plaisir pleasure prima revoir sounds super sure thank thankful thanks thx tschüss ty understood
-vielen welcome wiedersehen wonderful worries
-"""
-_FILLERS = """
-a aide all always and any are as ask assist assistance at au auch auf autre avec avez ayuda be beaucoup been
-besoin can chat con could d das day de deine dir don du día el else en encantado es euch ever feel for
-forward fragen free from further future für geschehen good gut ha haben had has hasta have helfen help helped
-helpful helping here herzlichen hilfe i ich if ihnen in is ist it j je jederzeit job kann kein keine kind
-know konnte la las le let like ll look looking lot luego m me melde mir mit more most much muchas mucho my n
-need needed nice no noch of on or other our out please por pour problem que questions re reach rien s schön
-schöne schönen see sehr si sie so soon success t tag take talk team that the there this time to too touch
-toujours tout très tu un und une uns us usted ve very votre vous was we weitere well wenn were whenever
-wieder wish with work working would yes you your yourself zeit zu
-"""
+_WORDS = Path(__file__).with_name("data") / "courtesies.txt"
 _CHINESE = re.compile(
     r"(?:谢谢|感谢|多谢|不客气|不用谢|再见|拜拜|好的|没问题|很高兴|帮助|帮到|能够|随时|如果|需要|其他|任何|问题"
     r"|联系|告诉|祝|愉快|一切|顺利|[你您们的我了啊哦吧能很太非常为到有还请天])+"
@@ -53,4 +36,6 @@ def is_courtesy(text: str) -> bool:
 
 @functools.cache
 def _vocabulary() -> tuple[frozenset[str], frozenset[str]]:
-    return frozenset(_COURTESIES.split()), frozenset(_FILLERS.split())
+    """Words that make a text a courtesy, and words that may surround them."""
+    courtesies, fillers = _WORDS.read_text("utf-8").split("\n\n")
+    return frozenset(courtesies.split()), frozenset(fillers.split())

@@ -31,37 +31,7 @@ MAX_IMAGE = 4 << 20  # bytes of one image that goes into the file
 MAX_IMAGES = 64 << 20  # of all in a page
 MAX_OUTPUT = 4_000_000  # characters of code output in a page; the oldest goes first
 _MAX_TEXT = 400_000  # of one message or tool answer in a page
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
- style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>Conversation of $started</title><style>
-:root { --paper: #fff; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --code: #f6f8fa; --bad: #a40e26;
- --key: #a0111f; --text: #0a3069; --number: #0550ae; --name: #6639ba }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 52rem; background: var(--paper);
- color: var(--ink); font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere }
-article { margin: 1.25rem 0; padding-left: 1rem; border-left: 3px solid hsl(var(--hue) 55% 55%) }
-h1, header, figcaption, .note, summary, footer { color: var(--soft); font: inherit; font-size: .88rem }
-header b { color: var(--ink); font-size: 1rem } time { float: right }
-p { margin: .6rem 0; white-space: pre-wrap }
-pre { margin: .6rem 0; padding: .7rem .9rem; border-radius: 6px; background: var(--code);
- white-space: pre-wrap; max-height: 40rem; overflow: auto }
-pre, code { font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace }
-p code { background: var(--code); padding: .1em .3em; border-radius: 4px }
-.stdout, .stderr { background: none; border: 1px solid var(--line) } .stderr { color: var(--bad) }
-figure { margin: 1rem 0 } img { max-width: 100%; background: #fff; border-radius: 6px }
-summary { cursor: pointer } footer { margin-top: 2rem; padding-top: .8rem; border-top: 1px solid var(--line) }
-pre [class^=k], pre .ow { color: var(--key) } pre [class^=s] { color: var(--text) }
-pre [class^=c] { color: var(--soft) } pre [class^=m] { color: var(--number) }
-pre .nf, pre .nc, pre .nb, pre .fm { color: var(--name) }
-@media (prefers-color-scheme: dark) { :root {
- --paper: #0d1117; --ink: #e6edf3; --soft: #8d96a0; --line: #30363d; --code: #161b22; --bad: #ff7b72;
- --key: #ff7b72; --text: #a5d6ff; --number: #79c0ff; --name: #d2a8ff } }
-</style></head><body><h1>Conversation of $started</h1>
-$body
-</body></html>
-"""
+_TEMPLATE = Path(__file__).with_name("data") / "transcript.html"
 
 
 class TranscriptWriter:
@@ -140,10 +110,8 @@ class _Page:
         for stream, parts in groupby(self._parts.values(), key=lambda part: getattr(part, "stream", "")):
             text = "".join(part if isinstance(part, str) else part.text for part in parts)
             body.append(f'<pre class="{html.escape(stream)}">{_text(text)}</pre>' if stream else text)
-        return Template(_TEMPLATE).substitute(
-            started=f"{self._started:%Y-%m-%d %H:%M %Z}",
-            body="\n".join(body),
-        )
+        started, template = f"{self._started:%Y-%m-%d %H:%M %Z}", Template(_TEMPLATE.read_text("utf-8"))
+        return template.substitute(started=started, body="\n".join(body))
 
     def add(self, event: events.ChatEvent) -> None:
         self._count += 1
