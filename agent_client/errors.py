@@ -43,10 +43,17 @@ class MissingDependency(CodecellError):
     """An optional package is needed for this; the message names it."""
 
 
+_BY_CODE: dict[str, type[ApiError]] = {}
+
+
 class ApiError(CodecellError):
     """The service answered with a problem. `code` is stable; `detail` is for people."""
 
-    CODE: ClassVar[str] = ""
+    CODE: ClassVar[str]
+
+    def __init_subclass__(cls, *, code: str) -> None:
+        cls.CODE = code
+        _BY_CODE[code] = cls
 
     def __init__(
         self,
@@ -67,108 +74,104 @@ class ApiError(CodecellError):
         self.retry_after = retry_after
 
 
-class AuthenticationFailed(ApiError):
+class AuthenticationFailed(ApiError, code="unauthorized"):
     """The key is missing or wrong."""
 
-    CODE = "unauthorized"
+
+class Forbidden(ApiError, code="forbidden"):
+    """The key does not allow this."""
 
 
-class Forbidden(ApiError):
-    CODE = "forbidden"
+class NotFound(ApiError, code="not_found"):
+    """There is no such thing."""
 
 
-class NotFound(ApiError):
-    CODE = "not_found"
+class SessionNotFound(NotFound, code="session_not_found"):
+    """No session of this key has that id: it has ended, or never was."""
 
 
-class SessionNotFound(NotFound):
-    CODE = "session_not_found"
+class ExecutionNotFound(NotFound, code="execution_not_found"):
+    """The session has no such execution, or no longer."""
 
 
-class ExecutionNotFound(NotFound):
-    CODE = "execution_not_found"
+class CommandNotFound(NotFound, code="command_not_found"):
+    """The session has no such command, or no longer."""
 
 
-class CommandNotFound(NotFound):
-    CODE = "command_not_found"
+class RunNotFound(NotFound, code="run_not_found"):
+    """There is no such run, or no longer."""
 
 
-class RunNotFound(NotFound):
-    CODE = "run_not_found"
+class LanguageNotFound(NotFound, code="language_not_found"):
+    """The image has no such language."""
 
 
-class LanguageNotFound(NotFound):
-    CODE = "language_not_found"
+class ImageNotFound(NotFound, code="image_not_found"):
+    """The service has no such image."""
 
 
-class ImageNotFound(NotFound):
-    CODE = "image_not_found"
+class FileMissing(NotFound, code="file_not_found"):
+    """The workspace has no such file."""
 
 
-class FileMissing(NotFound):
-    CODE = "file_not_found"
+class SessionBusy(ApiError, code="session_busy"):
+    """The session is executing something else."""
 
 
-class SessionBusy(ApiError):
-    CODE = "session_busy"
+class NotWaitingForInput(ApiError, code="not_waiting_for_input"):
+    """The program does not ask for input now."""
 
 
-class NotWaitingForInput(ApiError):
-    CODE = "not_waiting_for_input"
+class SessionClosed(ApiError, code="session_closed"):
+    """The session was closed, or has expired."""
 
 
-class SessionClosed(ApiError):
-    CODE = "session_closed"
+class PayloadTooLarge(ApiError, code="payload_too_large"):
+    """What was sent is larger than the service takes."""
 
 
-class PayloadTooLarge(ApiError):
-    CODE = "payload_too_large"
+class InvalidRequest(ApiError, code="invalid_request"):
+    """The request says something that cannot be."""
 
 
-class InvalidRequest(ApiError):
-    CODE = "invalid_request"
+class LimitTooHigh(InvalidRequest, code="limit_too_high"):
+    """A limit above what the service allows was asked for."""
 
 
-class LimitTooHigh(InvalidRequest):
-    CODE = "limit_too_high"
+class InvalidPath(InvalidRequest, code="invalid_path"):
+    """The path leaves the workspace, or is none."""
 
 
-class InvalidPath(InvalidRequest):
-    CODE = "invalid_path"
+class IsADirectory(InvalidRequest, code="is_a_directory"):
+    """The path is that of a directory, not of a file."""
 
 
-class IsADirectory(InvalidRequest):
-    CODE = "is_a_directory"
+class NetworkNotAllowed(InvalidRequest, code="network_not_allowed"):
+    """The service allows no such network access."""
 
 
-class NetworkNotAllowed(InvalidRequest):
-    CODE = "network_not_allowed"
+class QuotaExceeded(ApiError, code="quota_exceeded"):
+    """The key has as many sessions as it may."""
 
 
-class QuotaExceeded(ApiError):
-    CODE = "quota_exceeded"
-
-
-class ServiceFault(ApiError):
+class ServiceFault(ApiError, code="internal"):
     """The service could not do what it promises: not the caller's fault."""
 
-    CODE = "internal"
+
+class SandboxFailed(ServiceFault, code="sandbox_failed"):
+    """The sandbox broke, or could not be made."""
 
 
-class SandboxFailed(ServiceFault):
-    CODE = "sandbox_failed"
+class Capacity(ServiceFault, code="capacity"):
+    """All sandboxes are taken; try again later."""
 
 
-class Capacity(ServiceFault):
-    CODE = "capacity"
+class BackendUnavailable(ServiceFault, code="backend_unavailable"):
+    """What makes sandboxes does not answer."""
 
 
-class BackendUnavailable(ServiceFault):
-    CODE = "backend_unavailable"
-
-
-class DiskFull(ServiceFault):
-    CODE = "disk_full"
+class DiskFull(ServiceFault, code="disk_full"):
+    """The service has no disk space left."""
 
 
 class ModelError(CodecellError):
@@ -228,13 +231,3 @@ def api_error(
         errors=errors,
         retry_after=retry_after,
     )
-
-
-def _codes(kind: type[ApiError]) -> dict[str, type[ApiError]]:
-    found = {kind.CODE: kind} if kind.CODE else {}
-    for child in kind.__subclasses__():
-        found |= _codes(child)
-    return found
-
-
-_BY_CODE: Mapping[str, type[ApiError]] = _codes(ApiError)
