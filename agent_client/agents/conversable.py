@@ -16,7 +16,7 @@ from agent_client.agents.code_reply import (
     executor_from,
     last_n_from,
 )
-from agent_client.agents.human import AutoReply, End, HumanInputMode, Say, Situation, decide, heed
+from agent_client.agents.human import HumanInputMode, Situation, decide, heed
 from agent_client.agents.tool_reply import answer_calls, for_model
 from agent_client.agents.two_party import TwoParty
 from agent_client.blocking import blocking_form, call, in_caller
@@ -297,19 +297,16 @@ class ConversableAgent(TwoParty):
             auto_replies=self._auto_replies.get(turn.sender_name, 0),
             allowed=self.max_consecutive_auto_reply,
         )
-        plan: Any = decide(situation, name=self.name, sender=turn.sender_name)
-        asked = not isinstance(plan, End | AutoReply)
-        if asked:
-            plan = heed(situation, await self.ask(plan.prompt, turn.run), sender=turn.sender_name)
-        if isinstance(plan, End | Say):
-            self._auto_replies[turn.sender_name] = 0
-            if isinstance(plan, End):
-                return Stop(reason=plan.reason)
-            return Message(content=plan.text, kind="human")
-        self._auto_replies[turn.sender_name] = situation.auto_replies + 1
-        if self.human_input_mode != "NEVER":
+        plan = decide(situation, name=self.name, sender=turn.sender_name)
+        if isinstance(plan, str):
+            answer = await self.ask(plan, turn.run)
+            reply = heed(situation, answer, sender=turn.sender_name)
+        else:
+            reply = plan
+        self._auto_replies[turn.sender_name] = situation.auto_replies + 1 if reply is None else 0
+        if reply is None and self.human_input_mode != "NEVER":
             turn.run.emit(Notice(agent=self.name, text="USING AUTO REPLY..."))
-        return None
+        return reply
 
     def get_human_input(self, prompt: str) -> str:
         """Ask at the keyboard. Override it to ask elsewhere, or give `input_func`."""

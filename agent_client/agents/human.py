@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from agent_client.conversation import Stop
+from agent_client.messages import Message
+
 HumanInputMode = Literal["ALWAYS", "TERMINATE", "NEVER"]
 EXIT = "exit"
 
@@ -20,71 +23,39 @@ class Situation:
     auto_replies: int
     allowed: int
 
-    @property
-    def at_limit(self) -> bool:
-        return self.auto_replies >= self.allowed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """Ask a human with this prompt first."""
-
-    prompt: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class End:
-    """End the conversation."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Say:
-    """The human's words are the reply."""
-
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoReply:
-    """Reply by code, model or default."""
-
-
-def decide(situation: Situation, *, name: str, sender: str) -> Ask | End | AutoReply:
-    """What to do with a received message before anything else."""
+def decide(situation: Situation, *, name: str, sender: str) -> str | Stop | None:
+    """What to do with a received message before anything else: ask a human with this prompt, stop, or (None)
+    reply as usual.
+    """
     if situation.mode == "ALWAYS":
-        return Ask(
-            prompt=f"Replying as {name}. Provide feedback to {sender}. Press enter to skip and use"
-            " auto-reply, or type 'exit' to end the conversation: "
+        return (
+            f"Replying as {name}. Provide feedback to {sender}. Press enter to skip and use auto-reply, or"
+            " type 'exit' to end the conversation: "
         )
-    if not situation.at_limit and not situation.terminal:
-        return AutoReply()
+    at_limit = situation.auto_replies >= situation.allowed
+    if not at_limit and not situation.terminal:
+        return None
     if situation.mode == "NEVER":
-        return End(reason=_limit(situation) if not situation.terminal else _terminal(sender))
+        return _terminal(sender) if situation.terminal else _limit(situation)
     skip = "" if situation.terminal else "to skip and use auto-reply, "
-    return Ask(
-        prompt=f"Please give feedback to {sender}. Press enter {skip}or type 'exit' to stop the"
-        " conversation: "
-    )
+    return f"Please give feedback to {sender}. Press enter {skip}or type 'exit' to stop the conversation: "
 
 
-def heed(situation: Situation, answer: str, *, sender: str) -> Say | End | AutoReply:
-    """What the human's answer means."""
+def heed(situation: Situation, answer: str, *, sender: str) -> Message | Stop | None:
+    """What the human's answer means: it is said, the conversation stops, or (None) goes on as usual."""
     if answer == EXIT:
-        return End(reason="human: exit was typed")
-    if answer:
-        return Say(text=answer)
-    if situation.terminal:
-        return End(reason=_terminal(sender))
-    if situation.allowed == 0:  # no auto-reply at all: nothing is what is said
-        return Say(text="")
-    return AutoReply()
+        return Stop(reason="human: exit was typed")
+    if not answer and situation.terminal:
+        return _terminal(sender)
+    if answer or situation.allowed == 0:  # no auto-reply at all: nothing is what is said
+        return Message(content=answer, kind="human")
+    return None
 
 
-def _terminal(sender: str) -> str:
-    return f"termination message: from {sender}"
+def _terminal(sender: str) -> Stop:
+    return Stop(reason=f"termination message: from {sender}")
 
 
-def _limit(situation: Situation) -> str:
-    return f"max_consecutive_auto_reply: {situation.allowed} auto-replies were made"
+def _limit(situation: Situation) -> Stop:
+    return Stop(reason=f"max_consecutive_auto_reply: {situation.allowed} auto-replies were made")

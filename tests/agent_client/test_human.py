@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 import pytest
 
-from agent_client.agents.human import Ask, AutoReply, End, HumanInputMode, Say, Situation, decide, heed
+from agent_client.agents.human import HumanInputMode, Situation, decide, heed
+from agent_client.conversation import Stop
+from agent_client.messages import Message
 
 
 def at(mode: HumanInputMode, *, terminal: bool = False, replies: int = 0, allowed: int = 10) -> Situation:
@@ -15,17 +19,17 @@ def at(mode: HumanInputMode, *, terminal: bool = False, replies: int = 0, allowe
 @pytest.mark.parametrize(
     ("situation", "kind"),
     [
-        (at("ALWAYS"), Ask),
-        (at("ALWAYS", terminal=True), Ask),
-        (at("ALWAYS", replies=10), Ask),
-        (at("TERMINATE"), AutoReply),
-        (at("TERMINATE", terminal=True), Ask),
-        (at("TERMINATE", replies=10), Ask),
-        (at("NEVER"), AutoReply),
-        (at("NEVER", terminal=True), End),
-        (at("NEVER", replies=10), End),
-        (at("NEVER", allowed=0), End),
-        (at("TERMINATE", allowed=0), Ask),
+        (at("ALWAYS"), str),
+        (at("ALWAYS", terminal=True), str),
+        (at("ALWAYS", replies=10), str),
+        (at("TERMINATE"), NoneType),
+        (at("TERMINATE", terminal=True), str),
+        (at("TERMINATE", replies=10), str),
+        (at("NEVER"), NoneType),
+        (at("NEVER", terminal=True), Stop),
+        (at("NEVER", replies=10), Stop),
+        (at("NEVER", allowed=0), Stop),
+        (at("TERMINATE", allowed=0), str),
     ],
 )
 def test_decide(situation: Situation, kind: type[object]) -> None:
@@ -36,16 +40,16 @@ def test_decide(situation: Situation, kind: type[object]) -> None:
 @pytest.mark.parametrize(
     ("situation", "answer", "kind"),
     [
-        (at("ALWAYS"), "exit", End),
-        (at("ALWAYS"), "", AutoReply),
-        (at("ALWAYS"), "do this", Say),
-        (at("ALWAYS", terminal=True), "", End),
-        (at("ALWAYS", terminal=True), "go on", Say),
-        (at("TERMINATE", replies=10), "", AutoReply),
-        (at("TERMINATE", terminal=True), "", End),
-        (at("TERMINATE", terminal=True), "exit", End),
-        (at("TERMINATE", terminal=True), "more", Say),
-        (at("TERMINATE", allowed=0), "", Say),
+        (at("ALWAYS"), "exit", Stop),
+        (at("ALWAYS"), "", NoneType),
+        (at("ALWAYS"), "do this", Message),
+        (at("ALWAYS", terminal=True), "", Stop),
+        (at("ALWAYS", terminal=True), "go on", Message),
+        (at("TERMINATE", replies=10), "", NoneType),
+        (at("TERMINATE", terminal=True), "", Stop),
+        (at("TERMINATE", terminal=True), "exit", Stop),
+        (at("TERMINATE", terminal=True), "more", Message),
+        (at("TERMINATE", allowed=0), "", Message),
     ],
 )
 def test_heed(situation: Situation, answer: str, kind: type[object]) -> None:
