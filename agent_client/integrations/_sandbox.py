@@ -1,23 +1,19 @@
 """What every adapter has: one session's executor, the files that its code made, and an end.
 
-A framework's protocol knows text alone. Here foreign blocks become ours, calls that a framework makes at
-the same time wait for each other (they share a kernel), and the service's faults become replies.
+A framework's protocol knows text alone. Here foreign blocks become ours, and the service's faults replies.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
-from agent_client.blocking import PerLoop, run_sync
+from agent_client.blocking import run_sync
 from agent_client.code_blocks import ALIASES, CodeBlock, filename_of, infer_language
-from agent_client.errors import BackendUnavailable, ServiceFault, SessionBusy, StreamBroken
+from agent_client.errors import BackendUnavailable, ServiceFault
 from agent_client.executors.base import CodeExecutor, CodeResult, ProgressSink
 from agent_client.messages import Artifact
-
-_TRIES, _PAUSE = 100, 0.1  # seconds
 
 
 class ForeignBlock(Protocol):
@@ -37,11 +33,10 @@ def own_block(block: ForeignBlock) -> CodeBlock:
 
 
 class Sandbox:
-    """A code executor around another: for one call at a time, and it remembers the artifacts."""
+    """A code executor around another that remembers the artifacts."""
 
     def __init__(self, executor: CodeExecutor) -> None:
         self._executor = executor
-        self._turn = PerLoop(asyncio.Lock)
         self._made: dict[str, Artifact] = {}
 
     @property
@@ -57,24 +52,14 @@ class Sandbox:
         Raises:
             CodecellError: the service cannot be reached, or refuses what it was asked for.
         """
-        async with self._turn.get():
-            try:
-                result = await self._when_free(blocks, on_progress)
-            except BackendUnavailable:
-                raise
-            except (StreamBroken, ServiceFault) as error:
-                return CodeResult(exit_code=1, output=f"The code was not run to its end: {error}\n")
-            self._made |= {artifact.name: artifact for artifact in result.artifacts}
-            return result
-
-    async def _when_free(self, blocks: Sequence[CodeBlock], on_progress: ProgressSink | None) -> CodeResult:
-        """Run them once the session is free: it is not while code that was cancelled is being killed."""
-        for _ in range(_TRIES):
-            try:
-                return await self._executor.execute_code_blocks(blocks, on_progress)
-            except SessionBusy:
-                await asyncio.sleep(_PAUSE)
-        return await self._executor.execute_code_blocks(blocks, on_progress)
+        try:
+            result = await self._executor.execute_code_blocks(blocks, on_progress)
+        except BackendUnavailable:
+            raise
+        except ServiceFault as error:
+            return CodeResult(exit_code=1, output=f"The code was not run to its end: {error}\n")
+        self._made |= {artifact.name: artifact for artifact in result.artifacts}
+        return result
 
     async def run_ended(self) -> None:
         await self._executor.run_ended()

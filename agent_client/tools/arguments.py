@@ -31,7 +31,7 @@ class Arguments:
         ValueError: no JSON schema describes it.
     """
 
-    def __init__(self, function: Callable[..., Any], *, strict: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         from pydantic import ConfigDict, TypeAdapter
 
         signature = inspect.signature(function)
@@ -47,7 +47,7 @@ class Arguments:
             typed_take.__annotations__ = {p.name: p.annotation for p in typed}
             self._adapter: TypeAdapter[functools.partial[Any]]
             self._adapter = TypeAdapter(typed_take, config=ConfigDict(allow_inf_nan=False))
-            self.schema = _strict_schema(typed) if strict else _schema(self._adapter)
+            self.schema = _schema(self._adapter)
         except Exception as error:
             why = str(error).split("\n", 1)[0]
             raise ValueError(f"{getattr(function, '__name__', function)} cannot be a tool: {why}") from error
@@ -127,14 +127,6 @@ def _schema(adapter: Any) -> Mapping[str, Any]:
             return False
 
     return {"required": [], **adapter.json_schema(schema_generator=Untitled)}
-
-
-def _strict_schema(typed: list[inspect.Parameter]) -> Mapping[str, Any]:
-    from openai import pydantic_function_tool
-    from pydantic import create_model
-
-    fields: dict[str, Any] = {p.name: (p.annotation, ...) for p in typed}
-    return dict(pydantic_function_tool(create_model("Arguments", **fields))["function"]["parameters"])
 
 
 def _described(doc: str) -> dict[str, str]:

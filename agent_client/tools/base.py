@@ -42,8 +42,7 @@ class Tool(Protocol):
 def schema_of(tool: Tool) -> dict[str, Json]:
     """The tool as chat completions want it."""
     function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    strict = {"strict": True} if getattr(tool, "strict", False) else {}
-    return {"type": "function", "function": function | strict}
+    return {"type": "function", "function": function}
 
 
 async def run_calls(

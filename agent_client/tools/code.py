@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
-from agent_client.blocking import PerLoop
 from agent_client.code_blocks import ALIASES, CodeBlock, filename_of
 from agent_client.executors.base import CodeExecutor, CodeResult, ProgressSink
 from agent_client.tools.arguments import Arguments
@@ -24,8 +22,8 @@ def reply_text(result: CodeResult) -> str:
 
 
 class CodeExecutionTool:
-    """Runs code with `executor`, one call at a time: calls share its session. A program that fails is no
-    error of the tool; a service that cannot be reached is.
+    """Runs code with `executor`; calls share its session. A program that fails is no error of the tool; a
+    service that cannot be reached is.
     """
 
     def __init__(
@@ -36,15 +34,13 @@ class CodeExecutionTool:
         self._executor = executor
         self._arguments = Arguments(_block)
         self.parameters = self._arguments.schema
-        self._turn = PerLoop(asyncio.Lock)
 
     async def run(self, arguments: str, on_progress: ProgressSink | None = None) -> ToolResult:
         """Run the code; output is passed on as it is printed. Cancelling stops the code."""
 
         async def work() -> ToolResult:
             block = self._arguments.bind(arguments)()
-            async with self._turn.get():
-                result = await self._executor.execute_code_blocks([block], on_progress)
+            result = await self._executor.execute_code_blocks([block], on_progress)
             return ToolResult(content=reply_text(result), artifacts=tuple(result.artifacts))
 
         return await attempt(work)

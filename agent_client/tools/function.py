@@ -18,21 +18,13 @@ T = TypeVar("T")
 
 
 class FunctionTool(Generic[P, T]):
-    """A function, sync or async, that a model may call; it stays callable as itself. `strict` has the
-    endpoint hold the model to the schema, which then must give every argument.
+    """A function, sync or async, that a model may call; it stays callable as itself.
 
     Raises:
         ValueError: a name that no endpoint takes, or parameters that no JSON schema describes.
     """
 
-    def __init__(
-        self,
-        func: Callable[P, T],
-        description: str | None = None,
-        name: str | None = None,
-        *,
-        strict: bool = False,
-    ) -> None:
+    def __init__(self, func: Callable[P, T], description: str | None = None, name: str | None = None) -> None:
         functools.update_wrapper(self, func, updated=())
         plain = func.func if isinstance(func, functools.partial) else func
         own = getattr(plain, "__name__", type(plain).__name__)
@@ -41,8 +33,7 @@ class FunctionTool(Generic[P, T]):
         if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", self.name):
             raise ValueError(f"a tool's name is 1 to 64 of a-z, A-Z, 0-9, _ and -, not {self.name!r}")
         self.description = summary(plain) if description is None else description
-        self.strict = strict
-        self._arguments = Arguments(func, strict=strict)
+        self._arguments = Arguments(func)
         self.parameters = self._arguments.schema
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -67,10 +58,10 @@ class FunctionTool(Generic[P, T]):
 def tool(func: Callable[P, T], /) -> FunctionTool[P, T]: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, strict: bool = False
+    *, name: str | None = None, description: str | None = None
 ) -> Callable[[Callable[P, T]], FunctionTool[P, T]]: ...
 def tool(func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a function a tool: `@tool`, or `@tool(name=..., description=..., strict=...)`."""
+    """Make a function a tool: `@tool`, or `@tool(name=..., description=...)`."""
     if func is not None:
         return FunctionTool(func)
     return lambda function: FunctionTool(function, **options)

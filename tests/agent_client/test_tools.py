@@ -292,21 +292,6 @@ def test_the_decorator_leaves_a_function() -> None:
     }
 
 
-async def test_strict_tools() -> None:
-    """With `strict`, objects are closed, everything is required and no default is left to the endpoint."""
-
-    @tool(strict=True)
-    def place(where: Point, colour: Colour = Colour.RED) -> str:
-        return f"{where.x} {colour.value}"
-
-    function = schema_of(place)["function"]
-    assert function["strict"] is True
-    assert function["parameters"]["required"] == ["where", "colour"]
-    assert function["parameters"]["$defs"]["Point"]["additionalProperties"] is False
-    assert "default" not in function["parameters"]["properties"]["colour"]
-    assert (await result(place, where={"x": 1, "title": "t"}, colour="blue")).content == "1 blue"
-
-
 async def test_methods_partials_and_callable_objects() -> None:
     """Whatever Python can call and describe is a tool."""
 
