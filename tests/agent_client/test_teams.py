@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -330,3 +331,27 @@ async def test_one_agent_alone_works_on_a_task() -> None:
     model = a.model_client
     assert isinstance(model, ReplayChatCompletionClient)
     assert [m.content for m in model.calls[1][1:]] == ["Task", "a1", "More"]
+    again = bot("a", "a3")
+    again.load_state(json.loads(json.dumps(a.save_state())), [])
+    third = await again.run(task="Third")
+    assert len(third.messages) == 2
+    assert again.transcript is not None
+    assert [m.content for m in again.transcript.messages] == ["Task", "a1", "More", "a2", "Third", "a3"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: RoundRobinGroupChat([bot("a")], "TERMINATE"), "termination_condition"),  # type: ignore[arg-type]
+        (lambda: AssistantAgent("a", model_client="gpt-4"), "model client"),  # type: ignore[arg-type]
+        (lambda: AssistantAgent("a", llm_config="gpt-4"), "config_list"),  # type: ignore[arg-type]
+        (lambda: AssistantAgent("a", llm_config={"model": "m", "tools": []}), "register_function"),
+        (lambda: bot("a").initiate_chat("b", message="x"), "recipient"),  # type: ignore[arg-type]
+        (lambda: bot("a").initiate_chat(bot("b"), message="x", max_turn=1), "max_turn"),
+        (lambda: RoundRobinGroupChat([bot("a")]).run_sync(task=""), "empty"),
+    ],
+)
+def test_what_newcomers_type_is_refused_in_words(wrong: Callable[[], Any], said: str) -> None:
+    """A wrong argument is told at once, with what is right."""
+    with pytest.raises(ValueError, match=said):
+        wrong()
