@@ -24,14 +24,15 @@ _MAX_COLOURED = 10_000
 _SEQUENCE = re.compile(
     r"(?P<colour>\x1b\[[0-9;:]{0,64}m)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]+[0-~]"
     r"|\x1b[0-Z\\`-~]"
     r"|(?P<newline>\r\n)"
     r"|(?P<control>[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
 _UNFINISHED = re.compile(
-    r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?"
+    r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*\x1b?"
     r"|\x1b[ -/]+|\r)\Z"
 )
 _MAX_HELD = 4096

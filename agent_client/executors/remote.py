@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agent_client import errors
 from agent_client.blocking import PerLoop
@@ -130,6 +130,12 @@ class RemoteCodeExecutor:
         """Close the session, also one that is kept when conversations end, and the connections."""
         await self._close_session()
         await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def _run_block(self, block: CodeBlock, log: OutputLog) -> int:
         if block.filename is not None:

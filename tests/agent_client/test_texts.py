@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from agent_client.output_text import Cleaner, clean, for_model, overwritten
@@ -184,3 +186,17 @@ def test_notebook_html_says_how_it_ended(result: RunResult | ExecutionResult, sa
     shown = result._repr_html_()
     assert says in shown
     assert ("exit status" in shown) == ("exit status" in says or result.outcome is None)
+
+
+@pytest.mark.parametrize(
+    "introducer",
+    ["\x90", "\x98", "\x9b", "\x9d", "\x1b]", "\x1b[", "\x1bP", "\x1b", "\x1b ", "\x1b[0;", "\r"],
+)
+def test_cleaning_takes_time_in_proportion(introducer: str) -> None:
+    """A flood of unfinished sequences is cleaned in seconds, whole and in pieces."""
+    begun = time.process_time()
+    clean(introducer * 200_000)
+    cleaner = Cleaner()
+    for _ in range(1000):
+        cleaner.feed(introducer * 200)
+    assert time.process_time() - begun < 10
