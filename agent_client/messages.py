@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Json = Any  # a value that json.dumps accepts
-Role = Literal["system", "user", "assistant", "tool"]
+Role = str  # "system", "user", "assistant", "tool"; what else a caller gives is passed on
 Kind = Literal["text", "human", "code", "stop", "handoff"]
 
 
@@ -132,37 +136,25 @@ class Message:
         )
 
     def save(self) -> dict[str, Json]:
-        """All of it as JSON (artifacts by name, type and path; bytes are left out)."""
-        made = self.to_dict() | {"content": self.content, "kind": self.kind}
-        for response, saved in zip(self.tool_responses, made.get("tool_responses", ()), strict=False):
-            saved |= {"name": response.name, "is_error": response.is_error}
-        made |= {"target": self.target} if self.target else {}
-        made |= {"parts": [dict(p) for p in self.parts]} if self.parts else {}
-        made |= {"inner": [m.save() for m in self.inner]} if self.inner else {}
-        if self.artifacts:
-            made["artifacts"] = [
-                {"name": a.name, "mime": a.mime, "size": a.size, "path": str(a.path) if a.path else None}
-                for a in self.artifacts
-            ]
-        return made
+        """All of it as JSON, its own values as text where JSON has no such; artifacts without their bytes."""
+        own: Any = {"artifacts": {"__all__": {"data"}}, "tool_responses": {"__all__": {"artifacts"}}}
+        left_out = own | {"inner": {"__all__": own}}
+        saved = _adapter().dump_python(
+            self, mode="json", exclude_defaults=True, exclude=left_out, fallback=str
+        )
+        return dict(saved)
 
     @classmethod
-    def load(cls, saved: Mapping[str, Json]) -> Self:
+    def load(cls, saved: Mapping[str, Json]) -> Message:
         """The message that `save` wrote."""
-        special = ("kind", "target", "parts", "inner", "artifacts")
-        plain = Message.of({k: v for k, v in saved.items() if k not in special})
-        artifacts = tuple(
-            Artifact(**{**a, "path": Path(a["path"]) if a.get("path") else None})
-            for a in saved.get("artifacts", ())
-        )
-        return replace(  # type: ignore[return-value]
-            plain,
-            kind=saved.get("kind", "text"),
-            target=saved.get("target"),
-            parts=tuple(saved.get("parts", ())),
-            inner=tuple(cls.load(m) for m in saved.get("inner", ())),
-            artifacts=artifacts,
-        )
+        return _adapter().validate_python(saved)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Message]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Message)
 
 
 def TextMessage(*, content: str, source: str | None = None) -> Message:  # noqa: N802 - AutoGen 0.4's name
@@ -200,5 +192,4 @@ def _response(response: Mapping[str, Json]) -> ToolResponse:
         call_id=str(response.get("tool_call_id", "")),
         name=str(response.get("name", "")),
         content=str(response.get("content", "")),
-        is_error=bool(response.get("is_error", False)),
     )

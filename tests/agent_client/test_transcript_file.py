@@ -88,7 +88,8 @@ def test_json_lines(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
     assert lines[4]["message"]["content"] == MARKDOWN
-    assert lines[4]["message"]["tool_calls"][0]["function"] == {"name": "search", "arguments": '{"q": "x"}'}
+    (wanted,) = lines[4]["message"]["tool_calls"]
+    assert (wanted["name"], wanted["arguments"]) == ("search", '{"q": "x"}')
     assert lines[2]["call"] == {"id": "1", "name": "search", "arguments": '{"q": "x"}'}
     assert base64.b64decode(lines[3]["response"]["artifacts"][0]["data"]) == PNG
     assert lines[9]["artifact"]["path"] == str(tmp_path / "b.png")
@@ -126,7 +127,7 @@ def test_what_json_does_not_know(tmp_path: Path) -> None:
     """An agent's own values in a message become text."""
     message = Message(content="x", extra={"when": Path("/a")}, parts=({"type": "image_url"},))
     text = written(tmp_path / "out.jsonl", [MessageSent(sender="a", recipient="b", message=message)])
-    assert json.loads(text)["message"]["when"] == "/a"
+    assert json.loads(text)["message"]["extra"]["when"] == "/a"
 
 
 def test_page(tmp_path: Path) -> None:
