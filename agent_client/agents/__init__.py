@@ -5,8 +5,7 @@ from __future__ import annotations
 from agent_client.agents.assistant import AssistantAgent, Handoff
 from agent_client.agents.chats import a_initiate_chats, initiate_chats
 from agent_client.agents.code_executor import CodeExecutorAgent
-from agent_client.agents.conversable import ConversableAgent
-from agent_client.agents.register import register_function
+from agent_client.agents.conversable import ConversableAgent, register_function
 from agent_client.agents.two_party import TwoParty as Agent
 from agent_client.agents.user_proxy import UserProxyAgent
 

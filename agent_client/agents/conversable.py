@@ -9,15 +9,16 @@ from functools import partial
 from typing import Any, Literal
 
 from agent_client.agents.chats import ChatPlan, a_initiate_chats, initiate_chats, nested_reply
-from agent_client.agents.code_reply import (
+from agent_client.agents.human import HumanInputMode, Situation, decide, heed
+from agent_client.agents.replies import (
     CodeExecutionConfig,
+    answer_calls,
     blocks_to_run,
     chat_event,
     executor_from,
+    for_model,
     last_n_from,
 )
-from agent_client.agents.human import HumanInputMode, Situation, decide, heed
-from agent_client.agents.tool_reply import answer_calls, for_model
 from agent_client.agents.two_party import TwoParty
 from agent_client.blocking import blocking_form, call, in_caller
 from agent_client.chat_events import HumanAsked, ModelText, Notice
@@ -290,10 +291,9 @@ class ConversableAgent(TwoParty):
         return None
 
     async def _human_reply(self, turn: Turn) -> Message | Stop | None:
-        last = turn.messages[-1].to_dict() if turn.messages else {"content": ""}
         situation = Situation(
             mode=self.human_input_mode,
-            terminal=not turn.about_task and bool(await call_here(self._is_termination, last)),
+            terminal=not turn.about_task and await self._ends(turn.messages),
             auto_replies=self._auto_replies.get(turn.sender_name, 0),
             allowed=self.max_consecutive_auto_reply,
         )
@@ -307,6 +307,12 @@ class ConversableAgent(TwoParty):
         if reply is None and self.human_input_mode != "NEVER":
             turn.run.emit(Notice(agent=self.name, text="USING AUTO REPLY..."))
         return reply
+
+    async def _ends(self, messages: Sequence[Message]) -> bool:
+        """Whether the last message ends the conversation."""
+        last = messages[-1].to_dict() if messages else {"content": ""}
+        ends = self._is_termination(last)  # on the loop itself: it is called for every message
+        return bool(await ends if inspect.isawaitable(ends) else ends)
 
     def get_human_input(self, prompt: str) -> str:
         """Ask at the keyboard. Override it to ask elsewhere, or give `input_func`."""
@@ -404,6 +410,24 @@ class ConversableAgent(TwoParty):
         return response
 
 
+def register_function(
+    f: Callable[..., Any],
+    *,
+    caller: ConversableAgent,
+    executor: ConversableAgent,
+    name: str | None = None,
+    description: str | None = None,
+) -> None:
+    """Let `caller`'s model call `f`, and `executor` run it; where both are one agent, in its own turn.
+
+    Raises:
+        ValueError: it cannot be a tool, or one of that name is there.
+    """
+    tool = FunctionTool(f, description, name)
+    caller.add_tool(tool, run=False)
+    executor.add_tool(tool, call=False)
+
+
 async def ask_human(input_func: InputFunc, prompt: str) -> str:
     """A human's answer, stripped; without a keyboard (end of input) it is "exit"."""
     try:
@@ -413,12 +437,6 @@ async def ask_human(input_func: InputFunc, prompt: str) -> str:
         return str(await answer if inspect.isawaitable(answer) else answer).strip()
     except EOFError:
         return "exit"
-
-
-async def call_here(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a user's short function on the loop itself, sync or async: it is made for every message."""
-    value = function(*args)
-    return await value if inspect.isawaitable(value) else value
 
 
 async def _with_keywords(function: Callable[..., Any], **kwargs: Any) -> Any:

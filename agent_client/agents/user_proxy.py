@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from agent_client.agents.code_reply import CodeExecutionConfig
 from agent_client.agents.conversable import ConversableAgent, InputFunc
-from agent_client.agents.human import EXIT, HumanInputMode
+from agent_client.agents.human import HumanInputMode, Situation, heed
+from agent_client.agents.replies import CodeExecutionConfig
 from agent_client.conversation import Stop, Turn
 from agent_client.messages import Message
 from agent_client.models.base import ModelClient
@@ -58,12 +58,10 @@ class UserProxyAgent(ConversableAgent):
             reply = await self._code_reply(turn)
         if reply is not None or self.human_input_mode == "NEVER":
             return reply
-        last = turn.messages[-1] if turn.messages else None
-        to = f" to {last.name}" if last is not None and last.name else ""
+        last = turn.messages[-1].name if turn.messages else None
+        to = f" to {last}" if last else ""
         prompt = f"Replying as {self.name}. Enter your response{to}, or 'exit' to stop: "
         answer = await self.ask(prompt, turn.run)
-        if answer == EXIT:
-            return Stop(reason="human: exit was typed")
-        if not answer and last is not None and not turn.about_task and self._is_termination(last.to_dict()):
-            return Stop(reason=f"termination message: from {last.name}")
-        return Message(content=answer, kind="human")
+        terminal = not turn.about_task and await self._ends(turn.messages)
+        situation = Situation(mode="ALWAYS", terminal=terminal, auto_replies=0, allowed=0)
+        return heed(situation, answer, sender=turn.sender_name)

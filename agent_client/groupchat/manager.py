@@ -67,7 +67,7 @@ class GroupChatManager(ConversableAgent):
 
         async def next_speaker(transcript: Transcript) -> Party | Stop:
             last = transcript.messages[-1]
-            if transcript.since_task > 1 and self._is_termination(last.to_dict()):
+            if transcript.since_task > 1 and await self._ends([last]):
                 return Stop(reason=f"termination message: from {last.name}")
             if transcript.since_task >= limit:
                 return Stop(reason=f"max_round: {limit} messages were said")
@@ -103,7 +103,7 @@ class GroupChatManager(ConversableAgent):
             names = {wanted.name for wanted in last.tool_calls}
             able = [a for a in group.agents if names <= set(getattr(a, "tools", {}))]
             if able:
-                return _party(group.next_agent(last.name, able))
+                return group.next_agent(last.name, able)
         eligible = group.eligible(last.name)
         method: Any = group.speaker_selection_method
         if callable(method):
@@ -115,7 +115,7 @@ class GroupChatManager(ConversableAgent):
                     raise ValueError(
                         f"speaker_selection_method chose {method.name!r}, who is not in the group"
                     )
-                return _party(method)
+                return method
             if method not in METHODS:
                 raise ValueError(
                     f"speaker_selection_method gave {method!r}: an agent, a method's name or None"
@@ -123,16 +123,16 @@ class GroupChatManager(ConversableAgent):
         if not eligible:
             return Stop(reason=f"no speaker: nobody may follow {last.name}")
         if len(eligible) == 1:
-            return _party(eligible[0])
+            return eligible[0]
         if method == "random":
-            return _party(random.choice(eligible))  # noqa: S311 - whose turn it is is no secret
+            return random.choice(eligible)  # noqa: S311 - whose turn it is is no secret
         if method == "manual":
             return await self._ask_which(eligible, group.next_agent(last.name, eligible), run)
         if method == "auto" and self.model_client is not None:
             chosen = await self._ask_for_name(eligible, transcript, run)
             if chosen is not None:
-                return _party(chosen)
-        return _party(group.next_agent(last.name, eligible))
+                return chosen
+        return group.next_agent(last.name, eligible)
 
     async def _ask_for_name(
         self, eligible: Sequence[TwoParty], transcript: Transcript, run: Run
@@ -157,12 +157,8 @@ class GroupChatManager(ConversableAgent):
             if answer == "exit":
                 return Stop(reason="human: exit was typed")
             if not answer:
-                return _party(default)
+                return default
             for number, agent in enumerate(eligible, 1):
                 if answer in (str(number), agent.name):
-                    return _party(agent)
-        return _party(default)
-
-
-def _party(agent: TwoParty) -> Party:
-    return agent
+                    return agent
+        return default

@@ -179,7 +179,7 @@ def test_generate_reply() -> None:
 
 def test_last_n_messages() -> None:
     """Code is taken from the newest message that has any, since the agent last spoke or among n."""
-    from agent_client.agents.code_reply import blocks_to_run
+    from agent_client.agents.replies import blocks_to_run
 
     code, text, own = Message(content=CODE), Message(content="x"), Message(content=CODE, role="assistant")
     assert blocks_to_run([code, text])
