@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from agent_client.tools.base import Tool, run_calls, schema_of
+from agent_client.tools.base import Tool, ToolResult, run_calls, schema_of
 from agent_client.tools.code import CodeExecutionTool
 from agent_client.tools.function import FunctionTool, tool
-from agent_client.tools.result import ToolResult
 
 __all__ = ["CodeExecutionTool", "FunctionTool", "Tool", "ToolResult", "run_calls", "schema_of", "tool"]

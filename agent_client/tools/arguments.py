@@ -13,7 +13,7 @@ from types import FrameType, SimpleNamespace
 from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 from agent_client.output_text import label
-from agent_client.tools.result import BadArguments
+from agent_client.tools.base import BadArguments
 
 MAX_ARGUMENTS = 1_000_000  # characters; each wrong one makes an error of its own
 MAX_ERRORS = 10

@@ -7,7 +7,7 @@ from typing import Annotated
 from agent_client.code_blocks import ALIASES, CodeBlock, filename_of
 from agent_client.executors.base import CodeExecutor, CodeResult, ProgressSink
 from agent_client.tools.arguments import Arguments
-from agent_client.tools.result import ToolResult, attempt
+from agent_client.tools.base import ToolResult, attempt
 
 DESCRIPTION = (
     "Run code in a sandbox and get its exit code and output. Python keeps its variables and imports from call"

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from agent_client.blocking import in_daemon_thread
 from agent_client.executors.base import ProgressSink
 from agent_client.tools.arguments import Arguments, summary
-from agent_client.tools.result import ToolResult, attempt, result_of
+from agent_client.tools.base import ToolResult, attempt, result_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
