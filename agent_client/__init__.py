@@ -23,15 +23,7 @@ if TYPE_CHECKING:
     from agent_client.groupchat import *  # noqa: F403
     from agent_client.messages import *  # noqa: F403
     from agent_client.models import *  # noqa: F403
-    from agent_client.runtime import AgentId as AgentId
-    from agent_client.runtime import AgentRuntime as AgentRuntime
-    from agent_client.runtime import LocalAgentRuntime as LocalAgentRuntime
-    from agent_client.runtime import MessageContext as MessageContext
-    from agent_client.runtime import RoutedAgent as RoutedAgent
-    from agent_client.runtime import TopicId as TopicId
-    from agent_client.runtime import TypePrefixSubscription as TypePrefixSubscription
-    from agent_client.runtime import TypeSubscription as TypeSubscription
-    from agent_client.runtime import message_handler as message_handler
+    from agent_client.runtime import *  # noqa: F403
     from agent_client.teams import *  # noqa: F403
     from agent_client.tools import *  # noqa: F403
     from agent_client.transcript_file import TranscriptWriter as TranscriptWriter

@@ -10,8 +10,13 @@ from agent_client.messages import Artifact, Message, ToolCall, ToolResponse
 from agent_client.usage import Usage
 
 
+@dataclass(frozen=True)
+class ChatEvent:
+    """Base of the events."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class MessageSent:
+class MessageSent(ChatEvent):
     """A message is said; its text may have been streamed before as `ModelText`."""
 
     sender: str
@@ -20,7 +25,7 @@ class MessageSent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelText:
+class ModelText(ChatEvent):
     """A piece of what the model is writing for `agent`."""
 
     agent: str
@@ -29,14 +34,14 @@ class ModelText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeakerSelected:
+class SpeakerSelected(ChatEvent):
     """It is `agent`'s turn, of several that take part."""
 
     agent: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeStarted:
+class CodeStarted(ChatEvent):
     """The `index`-th block (from 0) of `count` starts. `code` is its text, as the model wrote it."""
 
     agent: str
@@ -47,7 +52,7 @@ class CodeStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeOutput:
+class CodeOutput(ChatEvent):
     """A piece of output, as it was printed; control sequences removed, colours excepted."""
 
     agent: str
@@ -56,7 +61,7 @@ class CodeOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtifactCreated:
+class ArtifactCreated(ChatEvent):
     """Code made a file or an image."""
 
     agent: str
@@ -64,7 +69,7 @@ class ArtifactCreated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolCalled:
+class ToolCalled(ChatEvent):
     """A tool is about to be called for `agent`."""
 
     agent: str
@@ -72,7 +77,7 @@ class ToolCalled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolReturned:
+class ToolReturned(ChatEvent):
     """A tool call has ended, with an answer or an error for the model."""
 
     agent: str
@@ -80,7 +85,7 @@ class ToolReturned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notice:
+class Notice(ChatEvent):
     """Something that is not said in the conversation: a missing answer, a file not copied."""
 
     agent: str
@@ -88,7 +93,7 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HumanAsked:
+class HumanAsked(ChatEvent):
     """A human is asked for `agent`."""
 
     agent: str
@@ -96,7 +101,7 @@ class HumanAsked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(ChatEvent):
     """The conversation is over. `duration` is seconds."""
 
     reason: str
@@ -104,17 +109,4 @@ class Ended:
     duration: float = 0.0
 
 
-ChatEvent = (
-    MessageSent
-    | ModelText
-    | SpeakerSelected
-    | CodeStarted
-    | CodeOutput
-    | ArtifactCreated
-    | ToolCalled
-    | ToolReturned
-    | Notice
-    | HumanAsked
-    | Ended
-)
 EventSink = Callable[[ChatEvent], None]

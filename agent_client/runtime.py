@@ -19,6 +19,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar, overload
 
+__all__ = [
+    "AgentId", "AgentRuntime", "LocalAgentRuntime", "MessageContext", "RoutedAgent", "TopicId",
+    "TypePrefixSubscription", "TypeSubscription", "message_handler",
+]  # fmt: skip
 F = TypeVar("F", bound=Callable[..., Any])
 CLEANUP_TIME = 10.0  # seconds that handlers get to end when they are cancelled
 _LOG = logging.getLogger(__name__)

@@ -1,7 +1,5 @@
 """Agents: parties of a conversation that reply by asking a human, running code, or asking a model."""
 
-from __future__ import annotations
-
 from agent_client.agents.assistant import AssistantAgent, Handoff
 from agent_client.agents.chats import a_initiate_chats, initiate_chats
 from agent_client.agents.code_executor import CodeExecutorAgent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -41,13 +41,7 @@ HOOKS = (
 )
 InputFunc = Callable[[str], str | Awaitable[str]]
 ReplyFunc = Callable[..., Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Registered:
-    trigger: Any
-    function: ReplyFunc
-    config: Any
+_Registered = tuple[Any, ReplyFunc, Any]  # trigger, function, config
 
 
 class ConversableAgent(TwoParty):
@@ -160,7 +154,7 @@ class ConversableAgent(TwoParty):
             self._registered_late.clear()
             self._others_removed = True
         replies, at = (self._registered, position) if position < 2 else (self._registered_late, position - 2)
-        replies.insert(at, _Registered(trigger=trigger, function=reply_func, config=config))
+        replies.insert(at, (trigger, reply_func, config))
 
     def register_nested_chats(
         self, chat_queue: Sequence[ChatPlan], trigger: Any, *, position: int = 2
@@ -270,7 +264,8 @@ class ConversableAgent(TwoParty):
     async def _processed(self, message: Message, recipient: Any) -> Message:
         for hook in self._hooks["process_message_before_send"]:
             plain = message.to_dict() if message.extra or message.parts else message.content
-            made = await _with_keywords(hook, sender=self, message=plain, recipient=recipient, silent=False)
+            given = {"sender": self, "message": plain, "recipient": recipient, "silent": False}
+            made = await call(partial(hook, **given))
             changed = Message.of(made)
             message = replace(message, content=changed.content, parts=changed.parts, extra=changed.extra)
         return message
@@ -279,12 +274,12 @@ class ConversableAgent(TwoParty):
         return await self._registered_reply(turn, late=True)
 
     async def _registered_reply(self, turn: Turn, *, late: bool = False) -> Message | Stop | None:
-        for registered in self._registered_late if late else self._registered:
-            if not _triggers(registered.trigger, turn.sender):
+        for trigger, function, config in self._registered_late if late else self._registered:
+            if not _triggers(trigger, turn.sender):
                 continue
             messages = [message.to_dict() for message in turn.messages]
-            given = {"messages": messages, "sender": turn.sender, "config": registered.config}
-            final, reply = await call(partial(registered.function, self, **given))
+            given = {"messages": messages, "sender": turn.sender, "config": config}
+            final, reply = await call(partial(function, self, **given))
             if final:
                 none = Stop(reason=f"no reply: a reply function of {self.name} ended the conversation")
                 return none if reply is None else Message.of(reply)
@@ -437,10 +432,6 @@ async def ask_human(input_func: InputFunc, prompt: str) -> str:
         return str(await answer if inspect.isawaitable(answer) else answer).strip()
     except EOFError:
         return "exit"
-
-
-async def _with_keywords(function: Callable[..., Any], **kwargs: Any) -> Any:
-    return await call(lambda: function(**kwargs))
 
 
 def _tool(function: Any, name: str | None, description: str | None) -> Tool:

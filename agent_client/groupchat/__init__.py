@@ -1,7 +1,5 @@
 """Group chats: several agents in one conversation, and a manager who says whose turn it is."""
 
-from __future__ import annotations
-
 from agent_client.groupchat.group_chat import GroupChat
 from agent_client.groupchat.manager import GroupChatManager
 

@@ -1,7 +1,5 @@
 """Model clients: what turns a list of messages into the next one."""
 
-from __future__ import annotations
-
 from agent_client.models.base import ModelClient, ModelResponse
 from agent_client.models.config import model_client_from
 from agent_client.models.config_list import config_list_from_json, filter_config

@@ -1,7 +1,5 @@
 """Teams: several agents that work on a task until a condition ends the run."""
 
-from __future__ import annotations
-
 from agent_client.teams.base import Team
 from agent_client.teams.round_robin import RoundRobinGroupChat
 from agent_client.teams.selector import SelectorGroupChat
