@@ -20,6 +20,7 @@ from agent_client.chat_events import ChatEvent, Ended, EventSink, MessageSent
 from agent_client.conditions import Condition, Progress, Stalled
 from agent_client.errors import CodecellError
 from agent_client.messages import Artifact, Message
+from agent_client.models.base import ModelClient, ModelResponse
 from agent_client.usage import BudgetSpent, Usage, UsageLimits, UsageMeter
 
 MAX_TIME = 3600.0
@@ -80,6 +81,18 @@ class Run:
         """Tell whoever listens."""
         if self._sink is not None:
             self._sink(event)
+
+    async def ask(self, model: ModelClient, messages: Sequence[Message], **options: Any) -> ModelResponse:
+        """The model's answer, metered. Options as for `ModelClient.create`.
+
+        Raises:
+            BudgetSpent: the run may make no further call.
+            ModelError: the endpoint failed or refused.
+        """
+        self.meter.check()
+        response = await model.create(messages, **options)
+        self.meter.add(response.model, response.usage)
+        return response
 
     def take_answer(self) -> str | None:
         """The answer that this run was resumed with, once."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,18 +80,12 @@ class TeamFile(_Spec):
         for agent in self.agents:
             unknown = set(agent.handoffs) - set(names)
             if names.count(agent.name) > 1 or unknown:
-                what = (
-                    f"hands over to {sorted(unknown)}, who are not declared"
-                    if unknown
-                    else "is declared twice"
-                )
-                raise ValueError(f"agent {agent.name!r} {what}")
+                what = f"hands over to {sorted(unknown)}, who are not declared"
+                raise ValueError(f"agent {agent.name!r} {what if unknown else 'is declared twice'}")
         return self
 
 
-DEFAULT = TeamFile(
-    agents=[AgentSpec(name="assistant"), AgentSpec(name="user_proxy", kind="user")],
-)
+DEFAULT = TeamFile(agents=[AgentSpec(name="assistant"), AgentSpec(name="user_proxy", kind="user")])
 
 
 def read_team_file(path: Path) -> TeamFile:
@@ -162,13 +158,13 @@ def build_team(
 
     agents = [agent(declared) for declared in spec.agents]
     asks = human or any(declared.human for declared in spec.agents)
-    ends: Condition | None = None if asks else LastWordTermination()
-    for word in spec.team.stop_words:
-        mentioned = TextMentionTermination(word)
-        ends = mentioned if ends is None else ends | mentioned
+    ends: list[Condition] = [] if asks else [LastWordTermination()]
+    ends += map(TextMentionTermination, spec.team.stop_words)
+    condition = reduce(or_, ends) if ends else None
+    turns = max_turns or spec.team.max_turns
     bounds: dict[str, Any] = {
-        "termination_condition": ends,
-        "max_turns": max_turns or spec.team.max_turns,
+        "termination_condition": condition,
+        "max_turns": turns,
         "usage_limits": usage_limits,
     }
     if spec.team.kind == "selector":
@@ -177,19 +173,10 @@ def build_team(
 
 
 def _model(spec: ModelSpec) -> ModelClient:
-    key = None
-    if spec.api_key_env is not None:
-        key = os.environ.get(spec.api_key_env)
-        if not key:
-            raise WrongTeamFile(
-                f"the key of model {spec.model!r} is wanted in {spec.api_key_env}, which is not set"
-            )
-    return OpenAIChatCompletionClient(
-        spec.model,
-        api_key=key,
-        base_url=spec.base_url,
-        timeout=spec.timeout,
-        price=spec.price,
-        vision=spec.vision,
-        **spec.options,
-    )
+    key = os.environ.get(spec.api_key_env) if spec.api_key_env is not None else None
+    if spec.api_key_env is not None and not key:
+        raise WrongTeamFile(
+            f"the key of model {spec.model!r} is wanted in {spec.api_key_env}, which is not set"
+        )
+    named = spec.model_dump(exclude={"api_key_env", "options"})
+    return OpenAIChatCompletionClient(api_key=key, **named, **spec.options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +85,6 @@ class UsageMeter:
     def cost(self) -> dict[str, Any]:
         """The `cost` of a `ChatResult`, in AutoGen's shape (nothing here is ever cached)."""
         total: dict[str, Any] = {"total_cost": self.total.cost}
-        total |= {model: _autogen(used) for model, used in self.by_model.items()}
+        keys = ("cost", "prompt_tokens", "completion_tokens", "total_tokens")
+        total |= {m: {key: getattr(used, key) for key in keys} for m, used in self.by_model.items()}
         return {"usage_including_cached_inference": total, "usage_excluding_cached_inference": dict(total)}
-
-
-def _autogen(used: Usage) -> Mapping[str, float]:
-    return {
-        "cost": used.cost,
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.total_tokens,
-    }

@@ -220,9 +220,8 @@ class ConversableAgent(TwoParty):
         for held in (self.code_executor, *self.tools.values()):
             if held is not None and hasattr(held, "run_ended"):
                 await held.run_ended()
-        close = getattr(self.model_client, "close", None)
-        if close is not None:
-            await close()
+        if self.model_client is not None and hasattr(self.model_client, "close"):
+            await self.model_client.close()
 
     def new_chat(self, other: str) -> None:
         """A chat begins: the auto-replies to `other` are counted anew."""
@@ -392,7 +391,6 @@ class ConversableAgent(TwoParty):
 
     async def _ask_model(self, turn: Turn, inner: Sequence[Message], *, tools: bool) -> ModelResponse:
         assert self.model_client is not None
-        turn.run.meter.check()
         system = [Message(role="system", content=self.system_message)] if self.system_message else []
         seen = for_model([*turn.messages, *inner], named=turn.setting != "two")
 
@@ -400,9 +398,7 @@ class ConversableAgent(TwoParty):
             turn.run.emit(ModelText(agent=self.name, recipient=turn.sender_name, text=text))
 
         schemas = [schema_of(tool) for tool in self._called.values()] if tools else []
-        response = await self.model_client.create([*system, *seen], tools=schemas, stream=heard)
-        turn.run.meter.add(response.model, response.usage)
-        return response
+        return await turn.run.ask(self.model_client, [*system, *seen], tools=schemas, stream=heard)
 
 
 def register_function(

@@ -52,7 +52,5 @@ async def summarise(
     assert model is not None
     asked = Message(content=given.get("summary_prompt") or PROMPT, role=given.get("summary_role", "system"))
     said = "\n\n".join(f"{message.name}: {message.content}" for message in transcript.messages)
-    run.meter.check()
-    response = await model.create([Message(content=said), asked])
-    run.meter.add(response.model, response.usage)
+    response = await run.ask(model, [Message(content=said), asked])
     return without_terminate(response.content)

@@ -16,9 +16,7 @@ async def ask_for_name(
     """Have the model name one of `names`; None when it does not in `attempts` tries. Each is metered."""
     said = list(asked)
     for _ in range(attempts):
-        run.meter.check()
-        response = await model.create(said)
-        run.meter.add(response.model, response.usage)
+        response = await run.ask(model, said)
         found = mentioned(response.content, names)
         if len(found) == 1:
             return found[0]

@@ -43,10 +43,8 @@ def _one(message: Message, images: Sequence[Mapping[str, Json]]) -> dict[str, Js
     shown = message.role == "user"  # what a user put in is sent, whatever is known of the model
     parts = [*(p for p in message.parts if shown or p.get("type") != "image_url"), *images]
     text = [{"type": "text", "text": message.content}] if message.content else []
-    made: dict[str, Json] = {
-        "role": message.role,
-        "content": [*text, *parts] if parts else message.content,
-    }
+    content = [*text, *parts] if parts else message.content
+    made: dict[str, Json] = {"role": message.role, "content": content}
     if message.name:
         made["name"] = re.sub(r"[^a-zA-Z0-9_-]", "_", message.name)[:64]
     if message.role == "tool":  # of a dict that AutoGen's users wrote themselves

@@ -27,9 +27,8 @@ class FailoverClient:
     async def close(self) -> None:
         """Close the clients' connections."""
         for client in self._clients:
-            close = getattr(client, "close", None)
-            if close is not None:
-                await close()
+            if hasattr(client, "close"):
+                await client.close()
 
     async def create(
         self,

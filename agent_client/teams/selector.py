@@ -79,9 +79,8 @@ class SelectorGroupChat(Team):
 
     async def run_ended(self) -> None:
         """Let the selecting model close its connections."""
-        close = getattr(self.model_client, "close", None)
-        if close is not None:
-            await close()
+        if hasattr(self.model_client, "close"):
+            await self.model_client.close()
 
     def _known(self, names: Sequence[Any], what: str) -> None:
         unknown = [name for name in names if name not in self.participants]
