@@ -11,7 +11,6 @@ from typing import Any
 
 IsTermination = Callable[[Mapping[str, Any]], object]
 
-WORD = "TERMINATE"
 _LAST_WORD = re.compile(r"(?<!\w)TERMINATE[\s.!*_`\"')\]]*\Z")
 
 
