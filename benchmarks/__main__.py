@@ -1,4 +1,4 @@
-"""Measure and print a table: ``python -m benchmarks [--backend local|docker] [--peers] [--quick]``."""
+"""Measure and print a table: ``python -m benchmarks [--agents | --backend NAME] [--peers] [--quick]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import bare, contained, lasting, peer_runs, warm
+from benchmarks import agents, bare, contained, lasting, peer_runs, warm
 from benchmarks.load import Times
 from benchmarks.service import started
 from benchmarks.table import Table
@@ -22,6 +22,7 @@ def main() -> None:
     """Run all measurements in one go."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--backend", choices=TARGETS, default="local")
+    parser.add_argument("--agents", action="store_true", help="the agent client alone")
     parser.add_argument("--peers", action="store_true", help="other projects too; needs a container engine")
     parser.add_argument("--quick", action="store_true", help="a tenth of the counts")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
@@ -30,6 +31,11 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}"
     print(f"{machine}, backend {found.backend}")
     table.head()
+    if found.agents:
+        agents.measure(table, quick=found.quick)
+        if found.markdown:
+            table.save(found.markdown)
+        return
     reference = contained.reference(IMAGE) if found.backend == "docker" or found.peers else ""
     docker = found.backend == "docker"
     floor = _in_containers(table, reference, found.quick) if docker else _bare(table, found.quick)

@@ -32,7 +32,7 @@ def measure(table: Table, image: str, *, quick: bool, ours: str) -> None:
         task |= {"sessions": 2, "prints": 20, "pandas": 5}
     for name, title in PEERS.items():
         try:
-            found = _run(name, task)
+            found = run(name, task)
         except (subprocess.CalledProcessError, OSError, ValueError) as error:
             print(f"{title}: left out: {error}", flush=True)
             continue
@@ -47,7 +47,8 @@ def _against(table: Table, ours: str, key: str, found: Mapping[str, list[float]]
     return f"an execution of ours is {Times(found[key]).p50 / mine:.1f} x faster (target 10)"
 
 
-def _run(name: str, task: Mapping[str, object]) -> dict[str, list[float]]:
+def run(name: str, task: Mapping[str, object]) -> dict[str, list[float]]:
+    """What a peer's script measured."""
     command = [str(environment(name)), "-B", f"{SCRIPTS}/{name}.py", json.dumps(task)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1800)
     if done.returncode != 0:
