@@ -34,7 +34,7 @@ def loaded_by(statement: str) -> set[str]:
     ],
 )
 def test_imports_load_nothing_heavy(statement: str, allowed: set[str]) -> None:
-    """Importing costs less than importing `openai`, as neither it nor pydantic is loaded before it is used."""
+    """Importing costs less than importing `openai`: neither it nor pydantic is loaded before it is used."""
     loaded = loaded_by(statement)
     assert "agent_client" in loaded
     assert loaded.intersection(HEAVY) <= allowed
