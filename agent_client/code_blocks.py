@@ -78,13 +78,13 @@ def fences(markdown: str) -> list[Fence]:
     lines = markdown.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     at = 0
     while at < len(lines):
-        opened = _opening(lines[at])
+        opened = opening(lines[at])
         at += 1
         if opened is None:
             continue
         indent, fence, info = opened
         body: list[str] = []
-        while at < len(lines) and not _closes(lines[at], fence):
+        while at < len(lines) and not closes(lines[at], fence):
             body.append(_unindent(lines[at], indent))
             at += 1
         found.append(Fence(info=info, text="\n".join(body), closed=at < len(lines)))
@@ -92,7 +92,8 @@ def fences(markdown: str) -> list[Fence]:
     return found
 
 
-def _opening(line: str) -> tuple[str, str, str] | None:
+def opening(line: str) -> tuple[str, str, str] | None:
+    """The indentation, fence and info string of a line that begins a block, or None."""
     listed = _LIST.match(line)
     if listed:  # "- ```python": the content stands where the fence stands
         line = " " * len(listed["indent"]) + line[listed.end() :]
@@ -105,7 +106,8 @@ def _opening(line: str) -> tuple[str, str, str] | None:
     return match["indent"], match["fence"], info
 
 
-def _closes(line: str, fence: str) -> bool:
+def closes(line: str, fence: str) -> bool:
+    """Whether the line ends the block that `fence` began."""
     bare = line.lstrip(" \t>").rstrip()
     return len(bare) >= len(fence) and bare == fence[0] * len(bare)
 
@@ -120,7 +122,7 @@ def _unindent(line: str, indent: str) -> str:
     return line[width:]
 
 
-def _language_of(info: str) -> str:
+def language_of(info: str) -> str:
     """`Python {.numberLines}`, `{.python}`, `python title="x"`, `c++`, `lang=py`: the language."""
     word = info.strip().strip("{}").strip()
     word = re.split(r"[\s,;:{(]", word, maxsplit=1)[0].lstrip(".")
@@ -132,7 +134,7 @@ def _block(fence: Fence) -> CodeBlock | None:
     code = fence.text
     if not code.strip():
         return None
-    language = _language_of(fence.info)
+    language = language_of(fence.info)
     named = _filename_in_info(fence.info)
     if not language:
         language = infer_language(code)

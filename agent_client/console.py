@@ -225,7 +225,7 @@ class FencedText:
             whole = last or line.endswith("\n")
             if not whole and not self._in_line and (self._fence or _MAY_BE_FENCE.match(line)):
                 self._held = line
-            elif self._fence and not code_blocks._closes(line, self._fence):
+            elif self._fence and not code_blocks.closes(line, self._fence):
                 code += line
             else:
                 shown += self._painted(code) + self._prose(line)
@@ -233,7 +233,7 @@ class FencedText:
         return shown + self._painted(code)
 
     def _prose(self, line: str) -> str:
-        opened = None if self._fence or self._in_line else code_blocks._opening(line.rstrip("\n"))
+        opened = None if self._fence or self._in_line else code_blocks.opening(line.rstrip("\n"))
         _, self._fence, self._language = opened or ("", "", "")
         self._before, self._in_line = "", not line.endswith("\n")
         return line
@@ -248,4 +248,4 @@ class FencedText:
 
 def _for_terminal(code: str, info: str) -> str:
     """Code, which was cleaned, in colours; the same number of lines."""
-    return coloured_code(code, code_blocks._language_of(info), "terminal", bg="dark") or code
+    return coloured_code(code, code_blocks.language_of(info), "terminal", bg="dark") or code

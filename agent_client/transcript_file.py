@@ -192,8 +192,8 @@ def _markdown(text: str) -> str:
     lines: list[str] = []
     block: tuple[str, str, str] | None = None  # indentation, fence, info string
     for line in clean(text[:_MAX_TEXT], colours=False).split("\n"):
-        fence = code_blocks._opening(line) if block is None else None
-        if fence or (block and code_blocks._closes(line, block[1])):
+        fence = code_blocks.opening(line) if block is None else None
+        if fence or (block and code_blocks.closes(line, block[1])):
             made.append(_lines(lines, block))
             lines, block = [], fence
         else:
@@ -211,7 +211,7 @@ def _lines(lines: Iterable[str], block: tuple[str, str, str] | None) -> str:
 
 def _code(code: str, language: str) -> str:
     shown = visible(clean(code[:_MAX_TEXT], colours=False))
-    made = coloured_code(shown, code_blocks._language_of(language), "html", nowrap=True)
+    made = coloured_code(shown, code_blocks.language_of(language), "html", nowrap=True)
     return f"<pre>{made or html.escape(shown)}</pre>"
 
 

@@ -56,7 +56,9 @@ class CodeResult:
 
 
 class CodeExecutor(Protocol):
-    """Runs code blocks one after the other and stops at the first that fails."""
+    """Runs code blocks one after the other and stops at the first that fails. Calls may come at the same
+    time: an executor makes them wait where they share a session.
+    """
 
     async def execute_code_blocks(
         self, blocks: Sequence[CodeBlock], on_progress: ProgressSink | None = None
