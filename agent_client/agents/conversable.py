@@ -26,6 +26,7 @@ from agent_client.conversation import ChatResult, InputPending, PendingInput, Ru
 from agent_client.messages import Message, ToolCall
 from agent_client.models.base import ModelClient, ModelResponse
 from agent_client.models.config import model_client_from
+from agent_client.output_text import clean
 from agent_client.termination import IsTermination, last_word_is_terminate
 from agent_client.tools.base import Tool, schema_of
 from agent_client.tools.code import reply_text
