@@ -327,7 +327,7 @@ class ConversableAgent(TwoParty):
         if answer is None:
             run.emit(HumanAsked(agent=self.name, prompt=prompt))
             try:
-                answer = await ask_human(self._input or self.get_human_input, prompt)
+                answer = await ask_human(self._input or self.get_human_input, clean(prompt, colours=False))
             except InputPending:
                 run.pending = PendingInput(agent=self.name, prompt=prompt)
                 raise
