@@ -163,8 +163,11 @@ def _keyboard_or_later(prompt: str) -> str:
 def _read_saved(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(saved, dict) and saved.get("version") == _SAVED and {"spec", "state"} <= set(saved):
-            return saved
+        whole = isinstance(saved, dict) and all(
+            isinstance(saved.get(key), dict) for key in ("spec", "state", "executor")
+        )
+        if whole and saved.get("version") == _SAVED:
+            return dict(saved)
     except (OSError, ValueError) as error:
         raise WrongUse(f"--resume {path}: {error}") from error
     raise WrongUse(f"--resume {path}: not a file that --save of this version wrote")

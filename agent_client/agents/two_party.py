@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -226,23 +227,25 @@ class TwoParty:
 
     def load_state(self, state: Mapping[str, Any], agents: Sequence[TwoParty]) -> None:
         """Take up what `save_state` gave, perhaps in another process. `agents` are the others, by name.
+        Load only states of your own: they name files and sessions.
 
         Raises:
-            ValueError: it is no such state, of another agent, or an agent is missing; nothing was changed.
+            ValueError: it is no such state, of another agent, or an agent is missing.
         """
-        check_state(state, "agent", self.name)
-        others = {agent.name: agent for agent in agents}
-        missing = sorted({chat["with"] for chat in state["chats"]} - set(others))
-        if missing:
-            raise ValueError(f"the state has chats with {', '.join(missing)}: give these agents too")
-        if "task" in state:
-            self.transcript = Transcript.load(state["task"])
-        for chat in state["chats"]:
-            other = others[chat["with"]]
-            self._chats[other] = transcript = Transcript.load(chat["transcript"])
-            other.attach(self, transcript)
-            for party in _parties(self, other):
-                party.load_counters(chat["parties"].get(party.name, {}))
+        with checked_state(state, "agent", self.name):
+            others = {agent.name: agent for agent in agents}
+            missing = sorted({chat["with"] for chat in state["chats"]} - set(others))
+            if missing:
+                raise ValueError(f"the state has chats with {', '.join(missing)}: give these agents too")
+            chats = {chat["with"]: Transcript.load(chat["transcript"]) for chat in state["chats"]}
+            if "task" in state:
+                self.transcript = Transcript.load(state["task"])
+            for chat in state["chats"]:
+                other = others[chat["with"]]
+                self._chats[other] = chats[other.name]
+                other.attach(self, chats[other.name])
+                for party in _parties(self, other):
+                    party.load_counters(chat["parties"].get(party.name, {}))
 
     def attach(self, initiator: TwoParty, transcript: Transcript) -> None:
         """Take part in a chat that `initiator` started."""
@@ -325,16 +328,21 @@ class TwoParty:
         return await self._processed(opening, recipient)
 
 
-def check_state(state: Mapping[str, Any], what: str, name: str) -> None:
-    """Refuse a state that is not ours to load.
+@contextlib.contextmanager
+def checked_state(state: Mapping[str, Any], what: str, name: str) -> Iterator[None]:
+    """Around the loading of a state: one that is not ours to load, or is damaged, is refused.
 
     Raises:
-        ValueError: it is of another version, or of another agent or team.
+        ValueError: it is of another version, of another agent or team, or not of the form of a state.
     """
-    if state.get("version") != STATE_VERSION:
-        raise ValueError(f"no state that this version of save_state wrote (version {STATE_VERSION})")
-    if state.get(what) != name:
-        raise ValueError(f"the state is of {what} {state.get(what)!r}, not of {name!r}")
+    try:
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"no state that this version of save_state wrote (version {STATE_VERSION})")
+        if state.get(what) != name:
+            raise ValueError(f"the state is of {what} {state.get(what)!r}, not of {name!r}")
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the state is damaged ({type(error).__name__}: {error})") from error
 
 
 def _parties(initiator: TwoParty, recipient: TwoParty) -> list[TwoParty]:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from agent_client.messages import Message, data_url
+from agent_client.wire.notebook import image_mime
 
 Json = Any
 MAX_IMAGES = 8  # the newest: each is paid for again at every call
@@ -61,7 +62,7 @@ def _images_newest_first(messages: Sequence[Message]) -> Iterator[tuple[int, Map
         made = message.artifacts or [a for r in message.tool_responses for a in r.artifacts]
         for artifact in reversed(made if message.role in ("user", "tool") else ()):
             data = artifact.read(MAX_IMAGE_BYTES) if artifact.mime in _IMAGE_TYPES else None
-            if data:
+            if data and image_mime(data) == artifact.mime:  # else an endpoint refuses the whole request
                 yield index, {"type": "image_url", "image_url": {"url": data_url(artifact.mime, data)}}
 
 

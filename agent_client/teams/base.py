@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent_client.agents.task import Runnable
-from agent_client.agents.two_party import STATE_VERSION, check_state
+from agent_client.agents.two_party import STATE_VERSION, checked_state
 from agent_client.chat_events import SpeakerSelected
 from agent_client.conditions import Condition
 from agent_client.conversation import MAX_TIME, NextSpeaker, Party, Stop, Transcript, current_run
@@ -89,19 +89,20 @@ class Team(Runnable):
         return {"version": STATE_VERSION, "team": self.name, "transcript": saved, "parties": parties}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `save_state` gave, perhaps in another process.
+        """Take up what `save_state` gave, perhaps in another process. Load only states of your own: they name
+        files and sessions.
 
         Raises:
-            ValueError: it is no such state, or of a team with other participants; nothing was changed.
+            ValueError: it is no such state, or of a team with other participants.
         """
-        check_state(state, "team", self.name)
-        unknown = set(state["parties"]) - set(self.participants)
-        if unknown:
-            raise ValueError(f"the state is of a team with {sorted(unknown)}, who are not in this one")
-        self.transcript = Transcript.load(state["transcript"])
-        for name, saved in state["parties"].items():
-            party: Any = self.participants[name]
-            party.load_counters(saved)
+        with checked_state(state, "team", self.name):
+            unknown = set(state["parties"]) - set(self.participants)
+            if unknown:
+                raise ValueError(f"the state is of a team with {sorted(unknown)}, who are not in this one")
+            self.transcript = Transcript.load(state["transcript"])
+            for name, saved in state["parties"].items():
+                party: Any = self.participants[name]
+                party.load_counters(saved)
 
     def last_participant(self, transcript: Transcript) -> str | None:
         """Who of the team spoke last, in this run or an earlier one."""

@@ -29,6 +29,7 @@ from tests.agent_client.model_endpoint import CUTS, ModelEndpoint, Says, Status,
 HI = [Message(role="system", content="be brief"), Message(content="hi", name="Zoë B")]
 DEAD = {"model": "x", "api_key": "dead-secret-key", "base_url": "http://127.0.0.1:9/v1"}
 PNG = b"\x89PNG\r\n\x1a\n"
+WEBP = b"RIFF1234WEBP"
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_images(tmp_path: Path) -> None:
     """Images of users and tools go to models that see: a tool's after all answers, from memory or a file."""
     (tmp_path / "plot.png").write_bytes(PNG)
     plot = Artifact(name="plot.png", mime="image/png", path=tmp_path / "plot.png")
-    photo = Artifact(name="photo", mime="image/webp", data=b"RIFF")
+    photo = Artifact(name="photo", mime="image/webp", data=WEBP)
     part = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
     answer = ToolResponse(call_id="c1", name="f", content="made", artifacts=[plot])
     said = [
@@ -159,7 +160,7 @@ def test_images(tmp_path: Path) -> None:
 
     sent = chat_messages(said, vision=True)
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "user", "user"]
-    assert sent[0]["content"] == [{"type": "text", "text": "look"}, part, image("image/webp", b"RIFF")]
+    assert sent[0]["content"] == [{"type": "text", "text": "look"}, part, image("image/webp", WEBP)]
     assert sent[4]["content"][1:] == [image("image/png", PNG)]
     assert chat_messages(said[:3], vision=True)[-1] == sent[4]
     blind = chat_messages(said, vision=False)
@@ -168,15 +169,17 @@ def test_images(tmp_path: Path) -> None:
 
 
 def test_images_are_bounded(tmp_path: Path) -> None:
-    """The newest images are sent, none that is too large, gone, or of another type."""
-    large = Artifact(name="l", mime="image/png", data=b"x" * (MAX_IMAGE_BYTES + 1))
+    """The newest images are sent, none that is too large, gone, of another type, or no image at all."""
+    large = Artifact(name="l", mime="image/png", data=PNG + b"x" * MAX_IMAGE_BYTES)
     gone = Artifact(name="g", mime="image/png", path=tmp_path / "gone.png")
     drawing = Artifact(name="s", mime="image/svg+xml", data=b"<svg/>")
-    images = [Artifact(name="i", mime="image/png", data=bytes([n])) for n in range(MAX_IMAGES + 4)]
-    said = [Message(content="a", artifacts=images), Message(content="b", artifacts=[large, gone, drawing])]
+    images = [Artifact(name="i", mime="image/png", data=PNG + bytes([n])) for n in range(MAX_IMAGES + 4)]
+    other = Artifact(name="o", mime="image/png", data=b"root:x:0:0")  # which an endpoint would refuse
+    bad = [large, gone, drawing, other]
+    said = [Message(content="a", artifacts=images), Message(content="b", artifacts=bad)]
     first, second = chat_messages(said, vision=True)
     urls = [part["image_url"]["url"] for part in first["content"][1:]]
-    assert urls == [data_url("image/png", bytes([n])) for n in range(4, MAX_IMAGES + 4)]
+    assert urls == [data_url("image/png", PNG + bytes([n])) for n in range(4, MAX_IMAGES + 4)]
     assert second["content"] == "b"
 
 

@@ -282,8 +282,14 @@ async def test_state_goes_on_in_another_team() -> None:
     model = a.model_client
     assert isinstance(model, ReplayChatCompletionClient)
     assert [m.content for m in model.calls[0][1:]][:2] == ["Task", CODE]
-    for wrong in ({}, {**state, "version": 99}, {**state, "team": "other"}, {**state, "parties": {"x": {}}}):
-        with pytest.raises(ValueError, match=r"state"):
+    damaged = [
+        {**state, "transcript": {}},
+        {**state, "transcript": {"messages": [3]}},
+        {**state, "parties": 3},
+    ]
+    others = [{}, {**state, "version": 99}, {**state, "team": "other"}, {**state, "parties": {"x": {}}}]
+    for wrong in (*damaged, *others):
+        with pytest.raises(ValueError, match=r"state|Message"):
             second.load_state(wrong)
 
 
