@@ -33,7 +33,7 @@ def main() -> None:
         conn, _ = listener.accept()
         try:
             request = protocol.recv_json(conn)
-        except (EOFError, protocol.ProtocolError):
+        except (EOFError, OSError, protocol.ProtocolError):
             conn.close()
             continue
         if request["op"] == "kernel_signal":
@@ -42,7 +42,10 @@ def main() -> None:
                     os.kill(kernel, signal.Signals[request["signal"]])
                 except ProcessLookupError:
                     pass
-            protocol.send_json(conn, {"type": "ok"})
+            try:
+                protocol.send_json(conn, {"type": "ok"})
+            except OSError:  # whoever asked is gone by now, on a busy machine
+                pass
         elif request["op"] == "kernel":
             if kernel and request["fresh"]:
                 try:
