@@ -5,13 +5,17 @@ same replayed task beside autogen-agentchat: ``python -m benchmarks --agents``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from agent_client import (
     AssistantAgent,
@@ -25,12 +29,15 @@ from agent_client import (
 from agent_client.executors.base import CodeResult
 from benchmarks import peer_runs
 from benchmarks.load import Times
-from benchmarks.service import started
+from benchmarks.service import Service, started, tree
 from benchmarks.table import Table
+from benchmarks.targets import AGENTS
 
 CODE = "```python\nprint({})\n```"
 REPLIES = [CODE.format(1), CODE.format(2), "Done. TERMINATE"]
 TURNS = 100
+ROUNDS = 3
+THREADS = 50
 IMPORTS = {
     "import openai": "openai",
     "import agent_client": "agent_client",
@@ -55,20 +62,45 @@ def measure(table: Table, *, quick: bool) -> None:
     _imports(table, count)
     table.section("The loop, with replayed models")
     for turns in (10, 100, 1000):
-        table.row(f"a turn of two parties, {turns} messages", asyncio.run(_two_parties(turns, count)))
-    table.row("a turn of a team, 100 messages", asyncio.run(_team(count)))
+        times = asyncio.run(_two_parties(turns, count))
+        table.row(f"a turn of two parties, {turns} messages", times, f"target {AGENTS.turn:g} ms")
     _many(table, 200 if quick else 1000)
+    _beside_agentchat(table, count)
+
+
+def _beside_agentchat(table: Table, count: int) -> None:
+    """In turn, so that a busy moment is everybody's."""
     table.section("Two agents, one writes code, beside autogen-agentchat")
-    with started("--backend", "local", "--warm", "4") as service:
-        ours = asyncio.run(_with_code(f"http://127.0.0.1:{service.port}", count))
-    table.row("a conversation with two runs of code, isolated", ours)
+    ours: dict[str, list[float]] = {"code": [], "cpu": [], "turn": []}
+    theirs: dict[str, list[float]] = {"code": [], "cpu": [], "turn": []}
     task = {"conversations": count, "replies": REPLIES, "turns": TURNS}
-    theirs = peer_runs.run("agentchat", task)
-    ratio = Times(theirs["code"]).p50 / ours.p50
-    table.row("the same, autogen-agentchat, not isolated", Times(theirs["code"]), f"{ratio:.1f} x ours")
-    mine = table.p50("a turn of a team, 100 messages") or 1.0
-    ratio = Times(theirs["turn"]).p50 / mine
-    table.row("a turn of a team, autogen-agentchat", Times(theirs["turn"]), f"{ratio:.1f} x ours")
+    with started("--backend", "local", "--warm", "4") as service:
+        for _ in range(ROUNDS):
+            used = _cpu(service)
+            ours["code"] += asyncio.run(_with_code(f"http://127.0.0.1:{service.port}", count))
+            ours["cpu"].append((_cpu(service) - used) / count)
+            ours["turn"] += asyncio.run(_team(count))
+            for name, values in peer_runs.run("agentchat", task).items():
+                theirs[name] += values
+    rows = {
+        "code": "a conversation with two runs of code",
+        "cpu": "processor time of such a conversation, all processes",
+        "turn": f"a turn of a team, {TURNS} messages",
+    }
+    for key, title in rows.items():
+        table.row(f"{title}: ours", Times(ours[key]))
+        ratio = Times(theirs[key]).p50 / Times(ours[key]).p50
+        table.row(f"{title}: agentchat", Times(theirs[key]), f"{ratio:.2f} x ours")
+
+
+def _cpu(service: Service) -> float:
+    """Milliseconds of this process and of the service's, with those that ended."""
+    ticks = 0
+    for pid in tree(service.pid):
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            ticks += sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:15]))
+    return ticks * 1e3 / os.sysconf("SC_CLK_TCK") + time.process_time() * 1e3
 
 
 def _imports(table: Table, count: int) -> None:
@@ -81,7 +113,7 @@ def _imports(table: Table, count: int) -> None:
             times[name].append((time.perf_counter() - begin) * 1e3)
     floor = statistics.median(times["import openai"])
     for name, values in times.items():
-        against = f"{statistics.median(values) / floor:.2f} x import openai (target 1.2)"
+        against = f"{statistics.median(values) / floor:.2f} x import openai (target {AGENTS.import_ratio:g})"
         table.row(name, Times(values), "" if name == "import openai" else against)
 
 
@@ -110,7 +142,7 @@ async def _two_parties(turns: int, count: int) -> Times:
     return Times(times)
 
 
-async def _team(count: int) -> Times:
+async def _team(count: int) -> list[float]:
     times = []
     for _ in range(count):
         talkers = [AssistantAgent(name, ReplayChatCompletionClient(_replies(TURNS))) for name in ("a", "b")]
@@ -118,26 +150,37 @@ async def _team(count: int) -> Times:
         result = await RoundRobinGroupChat(talkers, max_turns=TURNS).run(task="Talk.")
         times.append((time.perf_counter() - begin) * 1e3 / TURNS)
         assert len(result.messages) == TURNS + 1
-    return Times(times)
+    return times
 
 
 def _many(table: Table, at_once: int) -> None:
     table.section(f"{at_once} conversations at once, with a fake executor")
 
-    async def one() -> None:
+    def parties() -> tuple[UserProxyAgent, AssistantAgent]:
         config = {"executor": FakeExecutor()}
         user = UserProxyAgent("user", human_input_mode="NEVER", code_execution_config=config)
-        bot = AssistantAgent("bot", ReplayChatCompletionClient(REPLIES))
+        return user, AssistantAgent("bot", ReplayChatCompletionClient(REPLIES))
+
+    async def one() -> None:
+        user, bot = parties()
         result = await user.a_initiate_chat(bot, message="Compute.", silent=True)
         assert result.stop_reason == "termination message: from bot"
 
     async def all_of_them() -> None:
         await asyncio.gather(*(one() for _ in range(at_once)))
 
+    def blocking(_: int) -> None:
+        user, bot = parties()
+        assert user.initiate_chat(bot, message="Compute.", silent=True).cost is not None
+
     held = []
     begin = time.perf_counter()
     asyncio.run(all_of_them())
     table.number("together", time.perf_counter() - begin, "s")
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(blocking, range(at_once // 5)))
+    table.number(f"{at_once // 5} blocking ones from {THREADS} threads", time.perf_counter() - begin, "s")
     tracemalloc.start()
     for _ in range(3):
         asyncio.run(all_of_them())
@@ -149,7 +192,7 @@ def _many(table: Table, at_once: int) -> None:
     table.number("peak of the process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, "MB")
 
 
-async def _with_code(url: str, count: int) -> Times:
+async def _with_code(url: str, count: int) -> list[float]:
     times = []
     for _ in range(count):
         begin = time.perf_counter()
@@ -158,4 +201,4 @@ async def _with_code(url: str, count: int) -> Times:
         result = await RoundRobinGroupChat([coder, runner], LastWordTermination()).run(task="Compute.")
         times.append((time.perf_counter() - begin) * 1e3)
         assert len(result.messages) == 6, result
-    return Times(times)
+    return times

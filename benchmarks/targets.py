@@ -24,6 +24,17 @@ class Targets:
     idle_mb: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class AgentTargets:
+    """What the agent client is to reach."""
+
+    import_ratio: float
+    """Importing it against importing `openai`."""
+    turn: float
+    """Milliseconds of the loop's own for a turn."""
+
+
+AGENTS = AgentTargets(import_ratio=1.2, turn=2)
 TARGETS = {
     "local": Targets(
         run_ratio=1.5,

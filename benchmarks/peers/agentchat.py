@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from tempfile import TemporaryDirectory
 
@@ -23,8 +24,15 @@ INFO = {
 }
 
 
+def cpu() -> float:
+    """Milliseconds of this process and of those that it ran code in."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used) * 1e3
+
+
 async def main() -> None:
     given, watch = task(), Stopwatch()
+    begun = cpu()
     for _ in range(given["conversations"]):
         started = time.perf_counter()
         with TemporaryDirectory() as directory:
@@ -36,6 +44,7 @@ async def main() -> None:
                 result = await team.run(task="Compute.")
         watch.times.setdefault("code", []).append((time.perf_counter() - started) * 1e3)
         assert len(result.messages) == len(given["replies"]) * 2, result
+    watch.times["cpu"] = [(cpu() - begun) / given["conversations"]]
     for _ in range(given["conversations"]):
         started = time.perf_counter()
         replies = [f"point {number}" for number in range(given["turns"] // 2)]
