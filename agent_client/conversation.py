@@ -181,7 +181,9 @@ class Transcript:
             if own:
                 seen += message.inner
             role = message.role if message.role == "tool" else "assistant" if own else "user"
-            seen.append(replace(message, role=role, inner=()) if own else replace(message, role=role))
+            inner = () if own else message.inner
+            changed = role != message.role or inner != message.inner
+            seen.append(replace(message, role=role, inner=inner) if changed else message)
         return seen
 
     def progress(self, run: Run) -> Progress:
