@@ -24,6 +24,7 @@ from agent_client import (
     RemoteCodeExecutor,
     ReplayChatCompletionClient,
     RoundRobinGroupChat,
+    UsageLimits,
     UserProxyAgent,
 )
 from agent_client.executors.base import CodeResult
@@ -60,11 +61,11 @@ def measure(table: Table, *, quick: bool) -> None:
     """All of it."""
     count = 10 if quick else 30
     _imports(table, count)
+    _many(table, 200 if quick else 1000)
     table.section("The loop, with replayed models")
     for turns in (10, 100, 1000):
         times = asyncio.run(_two_parties(turns, count))
         table.row(f"a turn of two parties, {turns} messages", times, f"target {AGENTS.turn:g} ms")
-    _many(table, 200 if quick else 1000)
     _beside_agentchat(table, count)
 
 
@@ -84,7 +85,7 @@ def _beside_agentchat(table: Table, count: int) -> None:
                 theirs[name] += values
     rows = {
         "code": "a conversation with two runs of code",
-        "cpu": "processor time of such a conversation, all processes",
+        "cpu": "its processor time, all processes",
         "turn": f"a turn of a team, {TURNS} messages",
     }
     for key, title in rows.items():
@@ -123,7 +124,7 @@ def _replies(count: int) -> list[str]:
 
 async def _two_parties(turns: int, count: int) -> Times:
     times = []
-    for _ in range(max(3, count // (turns // 10))):
+    for _ in range(max(5, count // (turns // 10))):
         user = UserProxyAgent(
             "user",
             human_input_mode="NEVER",
@@ -136,9 +137,15 @@ async def _two_parties(turns: int, count: int) -> Times:
         )
         begin = time.perf_counter()
         result = await user.a_initiate_chat(
-            bot, message="Talk", max_turns=turns // 2, silent=True, usage_limits=None, stalled=False
+            bot,
+            message="Talk",
+            max_turns=turns // 2,
+            silent=True,
+            usage_limits=UsageLimits(requests=None),
+            stalled=False,
         )
-        times.append((time.perf_counter() - begin) * 1e3 / len(result.chat_history))
+        times.append((time.perf_counter() - begin) * 1e3 / turns)
+        assert len(result.chat_history) == turns, result.stop_reason
     return Times(times)
 
 

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from agent_client import ChatResult, ReplayChatCompletionClient, RoundRobinGroupChat
+from agent_client import ChatResult, Message, ReplayChatCompletionClient, RoundRobinGroupChat
+from agent_client.conversation import Transcript
 from tests.agent_client.model_endpoint import model_endpoint
 from tests.agent_client.parties import CODE, bot, done, pair
 
+ROOT = Path(__file__).parents[2]
+MOST_LINES = 7700  # of code; 5,000 are wanted: lower this whenever some go
 HEAVY = ("openai", "pydantic", "httpx2", "pygments", "uvicorn", "fastapi")
 
 
@@ -38,6 +43,22 @@ def test_imports_load_nothing_heavy(statement: str, allowed: set[str]) -> None:
     loaded = loaded_by(statement)
     assert "agent_client" in loaded
     assert loaded.intersection(HEAVY) <= allowed
+
+
+def test_it_stays_thin() -> None:
+    """The package does not outgrow its bound, counted without blank lines, comments and docstrings."""
+    count = [sys.executable, "-I", "scripts/count_lines.py", "agent_client"]
+    counted = subprocess.run(count, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    print(counted)
+    lines = int(counted.rstrip().rpartition("\n")[2].split()[0])
+    assert 1000 < lines <= MOST_LINES
+
+
+def test_a_view_copies_only_what_differs() -> None:
+    """What a party sees as it was said is shared with the transcript: a long chat is not copied each turn."""
+    said = [Message(content="Task", name="a"), Message(content="Well", name="b", role="assistant")]
+    assert all(seen is kept for seen, kept in zip(Transcript(said).seen_by("b"), said, strict=True))
+    assert [seen.role for seen in Transcript(said).seen_by("a")] == ["assistant", "user"]
 
 
 async def chat_of(turns: int) -> ChatResult:
@@ -84,6 +105,19 @@ async def test_a_thousand_conversations_at_once() -> None:
     finally:
         tracemalloc.stop()
     assert held[2] - held[1] < 1_000_000
+
+
+def test_blocking_conversations_from_many_threads() -> None:
+    """Two hundred from fifty threads go through one background loop and all end as one does."""
+
+    def conversation(_: int) -> tuple[str, int]:
+        user, assistant, executor = pair([CODE, "It is 1. TERMINATE"], [done()])
+        result = user.initiate_chat(assistant, message="Task", silent=True)
+        return result.stop_reason, executor.runs_ended
+
+    with ThreadPoolExecutor(50) as threads:
+        ended = set(threads.map(conversation, range(200)))
+    assert ended == {("termination message: from bot", 1)}
 
 
 async def test_conversations_share_one_model_client() -> None:
