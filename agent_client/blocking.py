@@ -9,11 +9,13 @@ notebooks route output. Ctrl-C cancels the coroutine and waits until it has clea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
 import os
 import queue
+import select
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -27,6 +29,7 @@ _INBOX: contextvars.ContextVar[queue.SimpleQueue[_Job | None] | None] = contextv
     "codecell_caller", default=None
 )
 CLEANUP_TIME = 10.0
+PATIENCE = 2  # so often Ctrl-C must be pressed again before the cleanup is left
 
 
 class _Background:
@@ -88,7 +91,8 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
 
     def stop() -> None:
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
         if not tasks:
             inbox.put(None)
 
@@ -97,8 +101,11 @@ def run_sync(make: Callable[[], Awaitable[T]]) -> T:
         while (job := inbox.get()) is not None:
             job()
     except BaseException:
-        loop.call_soon_threadsafe(stop)
-        _drain(inbox)
+        for _ in range(PATIENCE):
+            with contextlib.suppress(KeyboardInterrupt):  # `uv run` passes on what the terminal sent already
+                loop.call_soon_threadsafe(stop)
+                _drain(inbox)
+                break
         raise
     try:
         return done.result()
@@ -136,10 +143,10 @@ def post(function: Callable[[], None]) -> None:
 
 
 async def in_caller(function: Callable[[], T]) -> T:
-    """Call `function`, which may block, on the blocking caller's thread, else on a worker thread."""
+    """Call `function`, which may block, on the blocking caller's thread, else on a thread of its own."""
     inbox = _INBOX.get()
     if inbox is None:
-        return await asyncio.to_thread(function)
+        return await in_daemon_thread(function)
     answer: Future[T] = Future()
 
     def job() -> None:
@@ -153,13 +160,42 @@ async def in_caller(function: Callable[[], T]) -> T:
     return await asyncio.wrap_future(answer)
 
 
+_last_question = object()
+
+
+def typed(prompt: str) -> str:
+    """A line from the keyboard. On the main thread that is `input`, with editing and history. Another thread,
+    which no Ctrl-C reaches, waits without holding on to a terminal: one that is abandoned neither keeps the
+    program from ending nor takes the answer to the next question.
+
+    Raises:
+        EOFError: nobody will type, or another question came.
+    """
+    global _last_question
+    _last_question = mine = object()
+    replaced = not inspect.isbuiltin(input)  # by a notebook, say
+    if threading.current_thread() is threading.main_thread() or replaced or not sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - editing and history, where the platform has it
+        return input(prompt)
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        if _last_question is not mine:
+            raise EOFError
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
 async def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a user's function, sync or async. A sync one runs on a worker thread, where it may make
-    blocking calls itself.
+    """Call a user's function, sync or async. A sync one runs on a thread of its own, where it may make
+    blocking calls itself, and which keeps nobody from ending if it never returns.
     """
     if inspect.iscoroutinefunction(function):
         return await function(*args)
-    value = await asyncio.to_thread(function, *args)
+    value = await in_daemon_thread(functools.partial(function, *args))
     return await value if inspect.isawaitable(value) else value
 
 

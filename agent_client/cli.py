@@ -63,7 +63,9 @@ def _print_no_more() -> None:
 
 
 def _fail(text: str, status: int) -> int:
-    sys.stderr.write(f"codecell: {text}\n")
+    from agent_client.output_text import clean, visible
+
+    sys.stderr.write(f"codecell: {visible(clean(text, colours=False))}\n")  # it may quote a file or a service
     return status
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from agent_client.errors import CodecellError
 from agent_client.executors import RemoteCodeExecutor
 from agent_client.messages import Message
 from agent_client.models.prices import price_of
+from agent_client.output_text import label
 from agent_client.team_file import DEFAULT, TeamFile, WrongTeamFile, build_team, parse_team, read_team_file
 from agent_client.teams import Team
 from agent_client.transcript_file import TranscriptWriter
@@ -43,14 +45,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     human = arguments.human or bool(saved.get("human"))
     model = arguments.model or saved.get("model") or os.environ.get("OPENAI_MODEL") or DEFAULT_MODEL
     limits = _limits(arguments.budget, spec, model)
-    executor = RemoteCodeExecutor(
-        base_url=arguments.url,
-        api_key=arguments.key,
-        work_dir=work_dir,
-        timeout=arguments.timeout,
-        keep_session=arguments.save is not None,
-    )
     try:
+        executor = RemoteCodeExecutor(
+            base_url=arguments.url,
+            api_key=arguments.key,
+            work_dir=work_dir,
+            timeout=arguments.timeout,
+            keep_session=arguments.save is not None,
+        )
         team = build_team(
             spec,
             executor=executor,
@@ -62,9 +64,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
         )
         if saved:
             team.load_state(saved["state"])
+            if task is None and not (team.transcript and team.transcript.messages):
+                raise WrongUse(f"--resume {arguments.resume}: nothing was said yet, give a task")
         executor.load_state(saved.get("executor", {}))
+        kept_at = arguments.save
+        if kept_at is not None and (kept_at.is_dir() or not os.access(kept_at.absolute().parent, os.W_OK)):
+            raise WrongUse(f"--save {kept_at}: no file can be written there")
         writer = TranscriptWriter(arguments.transcript) if arguments.transcript else contextlib.nullcontext()
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OverflowError, OSError) as error:
         raise WrongUse(str(error)) from error
     with contextlib.ExitStack() as stack:
         if arguments.save is not None:
@@ -81,7 +88,7 @@ def run_chat(arguments: argparse.Namespace) -> int:
         result = _run(team, said, arguments.answer, record)
     if result.pending is not None:
         sys.stderr.write(
-            f"codecell: {result.pending.agent} asks: {result.pending.prompt.strip()}\n"
+            f"codecell: {label(result.pending.agent)} asks: {label(result.pending.prompt, limit=2000)}\n"
             f"Answer with: codecell chat --resume {arguments.save} --save {arguments.save} --answer TEXT\n"
         )
         return WAITS
@@ -168,7 +175,7 @@ def _read_saved(path: Path) -> dict[str, Any]:
         )
         if whole and saved.get("version") == _SAVED:
             return dict(saved)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WrongUse(f"--resume {path}: {error}") from error
     raise WrongUse(f"--resume {path}: not a file that --save of this version wrote")
 
@@ -176,10 +183,14 @@ def _read_saved(path: Path) -> dict[str, Any]:
 def _save(path: Path, team: Team, executor: RemoteCodeExecutor, kept: Mapping[str, Any]) -> None:
     """Write the run so that another process can go on; replaced whole, readable for its owner alone."""
     saved = {"version": _SAVED, **kept, "state": team.save_state(), "executor": executor.save_state()}
-    partial = path.with_name(f"{path.name}.part")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(saved, file)
-    partial.replace(path)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(saved, file)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def _text(path: Path | str | None) -> str | None:

@@ -199,9 +199,14 @@ def _looks_like_shell(code: str) -> bool:
     return bool(words) and all(_shell_line(line) for line in words)
 
 
+_MAX_SHELL_LINE = 10_000  # characters: splitting takes time in proportion to their square
+
+
 def _shell_line(line: str) -> bool:
     if line.startswith("$ "):
         return True
+    if len(line) > _MAX_SHELL_LINE:
+        return False
     try:
         parts = shlex.split(line.rstrip("\\"), comments=True)
     except ValueError:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -25,6 +26,8 @@ from agent_client.usage import BudgetSpent, Usage, UsageLimits, UsageMeter
 
 MAX_TIME = 3600.0
 CLOSE_TIME = 15.0
+MAX_NESTED = 10  # chats inside chats
+_LOG = logging.getLogger(__name__)
 Setting = Literal["two", "group", "team"]
 
 
@@ -52,6 +55,9 @@ class Run:
 
     A run that is started inside another one (a nested chat) counts against the outer one's limits too,
     and what it holds is let go of when the outermost ends.
+
+    Raises:
+        CodecellError: it would be the eleventh inside one another, as agents do whose chats call each other.
     """
 
     def __init__(
@@ -65,6 +71,9 @@ class Run:
         outer = _CURRENT.get()
         self._started = time.monotonic()
         self.is_nested = outer is not None
+        self.depth: int = outer.depth + 1 if outer else 0
+        if self.depth > MAX_NESTED:
+            raise CodecellError(f"chats are nested more than {MAX_NESTED} deep: do they call each other?")
         self.meter: UsageMeter = UsageMeter(limits or UsageLimits(), outer.meter if outer else None)
         self.held: dict[Held, None] = outer.held if outer else {}
         self.human_input: list[str] = []
@@ -205,10 +214,16 @@ class Transcript:
 
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> Transcript:
-        """What `save` wrote."""
+        """What `save` wrote.
+
+        Raises:
+            ValueError: it is not of that form, as are KeyError, TypeError and OverflowError.
+        """
         messages = [Message.load(message) for message in saved["messages"]]
-        goes_on = bool(saved.get("goes_on"))
-        return cls(messages, int(saved["task_at"]), int(saved["task_count"]), goes_on)
+        at, count = int(saved["task_at"]), int(saved["task_count"])
+        if not (0 <= at <= len(messages) and count >= 0):
+            raise ValueError(f"of {len(messages)} messages none can be a task of {count} from {at} on")
+        return cls(messages, at, count, bool(saved.get("goes_on")))
 
 
 NextSpeaker = Callable[[Transcript], Awaitable[Party | Stop]]
@@ -362,16 +377,30 @@ async def bounded(
     finally:
         _CURRENT.reset(current)
         if not run.is_nested:
-            await asyncio.shield(asyncio.ensure_future(_end(list(run.held))))
+            await _to_its_end(_end(list(run.held)))
     run.emit(Ended(reason=reason, usage=run.meter.total, duration=run.elapsed))
     return reason
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what is bounded by itself, a cancellation in the middle of it too; a second one leaves it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 async def _end(held: Sequence[Held]) -> None:
     async def end(one: Held) -> None:
-        with contextlib.suppress(TimeoutError, CodecellError, OSError):  # how the run went matters more
+        try:  # how the run went matters more than how this goes
             async with asyncio.timeout(CLOSE_TIME):
                 await one.run_ended()
+        except (TimeoutError, CodecellError, OSError):
+            pass  # a session expires on its own
+        except Exception:  # noqa: BLE001 - an executor or model client of somebody's
+            _LOG.warning("%r failed when its run had ended", one, exc_info=True)
 
     async with asyncio.TaskGroup() as group:
         for one in held:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +34,18 @@ class Artifact:
     data: bytes | None = field(default=None, repr=False)
 
     def read(self, max_bytes: int = 8 << 20) -> bytes | None:
-        """Its bytes; None where they are not here, cannot be read, or are more than `max_bytes`."""
+        """Its bytes; None where they are not here, cannot be read, are more than `max_bytes`, or are a pipe's
+        or device's.
+        """
         if self.data is not None or self.path is None:
             return self.data if self.data is not None and len(self.data) <= max_bytes else None
         try:
-            with self.path.open("rb") as file:
-                data = file.read(max_bytes + 1)
-        except OSError:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would block
+                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                data = file.read(max_bytes + 1) if is_file else None
+        except (OSError, ValueError):
             return None
-        return data if len(data) <= max_bytes else None
+        return data if data is not None and len(data) <= max_bytes else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,13 +31,18 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class ModelSpec(_Spec):
-    """A model by name: its endpoint, the environment variable with its key, options for each request."""
+    """A model by name: its endpoint, the environment variable with its key, options for each request. To a
+    `base_url` no other key is sent: whoever wrote the file is not given `OPENAI_API_KEY` unasked.
+    """
 
     model: str
     base_url: str | None = None
     api_key_env: str | None = None
-    price: tuple[float, float] | None = None
+    price: tuple[_Price, _Price] | None = None
     vision: bool | None = None
     timeout: float = Field(default=120.0, gt=0)
     options: dict[str, Any] = {}
@@ -96,7 +101,7 @@ def read_team_file(path: Path) -> TeamFile:
     """
     try:
         return parse_team(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise WrongTeamFile(f"{path}: {error}") from error
 
 
@@ -126,7 +131,7 @@ def build_team(
     """The team that a file declares. `human` has every user agent ask at the keyboard.
 
     Raises:
-        WrongTeamFile: a key's environment variable is not set.
+        WrongTeamFile: a key's environment variable is not set, or a model's options cannot be.
     """
     models: dict[str, ModelClient] = {}
 
@@ -173,10 +178,15 @@ def build_team(
 
 
 def _model(spec: ModelSpec) -> ModelClient:
-    key = os.environ.get(spec.api_key_env) if spec.api_key_env is not None else None
+    key = "none" if spec.base_url else None
+    if spec.api_key_env is not None:
+        key = os.environ.get(spec.api_key_env)
     if spec.api_key_env is not None and not key:
         raise WrongTeamFile(
             f"the key of model {spec.model!r} is wanted in {spec.api_key_env}, which is not set"
         )
     named = spec.model_dump(exclude={"api_key_env", "options"})
-    return OpenAIChatCompletionClient(api_key=key, **named, **spec.options)
+    try:
+        return OpenAIChatCompletionClient(api_key=key, **named, **spec.options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WrongTeamFile(f"the model {spec.model!r} cannot be made with its options: {error}") from error

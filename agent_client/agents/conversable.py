@@ -20,7 +20,7 @@ from agent_client.agents.replies import (
     last_n_from,
 )
 from agent_client.agents.two_party import TwoParty
-from agent_client.blocking import blocking_form, call, in_caller
+from agent_client.blocking import blocking_form, call, in_caller, typed
 from agent_client.chat_events import HumanAsked, ModelText, Notice
 from agent_client.conversation import ChatResult, InputPending, PendingInput, Run, Stop, Turn
 from agent_client.messages import Message, ToolCall
@@ -311,11 +311,7 @@ class ConversableAgent(TwoParty):
 
     def get_human_input(self, prompt: str) -> str:
         """Ask at the keyboard. Override it to ask elsewhere, or give `input_func`."""
-        try:
-            import readline  # noqa: F401 - editing and history, where the platform has it
-        except ImportError:
-            pass
-        return input(prompt)
+        return typed(prompt)
 
     async def ask(self, prompt: str, run: Run) -> str:
         """Ask the agent's human; the answer that the run was resumed with comes first.

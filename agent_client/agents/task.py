@@ -39,6 +39,7 @@ class Runnable:
     termination_condition: Condition | None = None
     stalled: bool | Condition = True
     transcript: Transcript | None = None
+    _is_running = False
 
     async def run(
         self,
@@ -52,13 +53,21 @@ class Runnable:
         the question that it waits for.
 
         Raises:
-            ValueError: there is neither a task nor anything to go on with.
+            ValueError: there is neither a task nor anything to go on with, or it is in another run.
             CodecellError: the service or a model failed.
         """
-        if cancellation_token is not None:
-            current = asyncio.current_task()
-            assert current is not None
-            cancellation_token.link_future(current)
+        if cancellation_token is not None:  # in a task of its own: what the caller does next is not cancelled
+            own = asyncio.ensure_future(self.run(task=task, answer=answer, on_event=on_event))
+            return await cancellation_token.link_future(own)  # type: ignore[no-any-return]
+        if self._is_running:
+            raise ValueError(f"{self.name} is in a run already, whose transcript this one would garble")
+        self._is_running = True
+        try:
+            return await self._run(task, answer, on_event)
+        finally:
+            self._is_running = False
+
+    async def _run(self, task: Task | None, answer: str | None, on_event: EventSink | None) -> TaskResult:
         if self.transcript is None:
             self.transcript = Transcript()
         transcript, opening = self.transcript, _task(task)
@@ -112,9 +121,8 @@ class Runnable:
                 yield event
             yield await running
         finally:
-            if not running.done():
-                running.cancel()
-                await asyncio.wait([running])
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)  # nobody is left to be told of an error
 
     def parties(self) -> tuple[Sequence[Party], NextSpeaker]:
         """Who takes part, and who speaks next."""

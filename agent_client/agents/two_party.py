@@ -341,7 +341,7 @@ def checked_state(state: Mapping[str, Any], what: str, name: str) -> Iterator[No
         if state.get(what) != name:
             raise ValueError(f"the state is of {what} {state.get(what)!r}, not of {name!r}")
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"the state is damaged ({type(error).__name__}: {error})") from error
 
 

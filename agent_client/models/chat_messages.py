@@ -47,12 +47,19 @@ def _one(message: Message, images: Sequence[Mapping[str, Json]]) -> dict[str, Js
     content = [*text, *parts] if parts else message.content
     made: dict[str, Json] = {"role": message.role, "content": content}
     if message.name:
-        made["name"] = re.sub(r"[^a-zA-Z0-9_-]", "_", message.name)[:64]
+        made["name"] = _accepted(message.name)
     if message.role == "tool":  # of a dict that AutoGen's users wrote themselves
         made["tool_call_id"] = message.extra.get("tool_call_id", "")
     if message.tool_calls:
         made |= {"content": made["content"] or None, "tool_calls": message.to_dict()["tool_calls"]}
+        for call in made["tool_calls"]:  # models make up names such as "functions.search"
+            call["function"]["name"] = _accepted(call["function"]["name"])
     return made
+
+
+def _accepted(name: str) -> str:
+    """A name as endpoints accept it; with any other they refuse the whole request."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "_"
 
 
 def _images_newest_first(messages: Sequence[Message]) -> Iterator[tuple[int, Mapping[str, Json]]]:

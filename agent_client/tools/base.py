@@ -15,6 +15,7 @@ from agent_client.output_text import MAX_FOR_MODEL, for_model, label
 
 Json = Any
 DEFAULT_TIMEOUT = 300.0
+MAX_AT_ONCE = 100  # calls of one reply: each may take a thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,16 @@ async def run_calls(
     on_progress: ProgressSink | None = None,
     on_return: Callable[[ToolResponse], None] | None = None,
 ) -> list[ToolResponse]:
-    """Run the calls at the same time; the answers in the calls' order. An unknown tool, one that fails and
-    one that takes longer than `max_time` seconds are answered as errors. Cancelling cancels all.
+    """Run the calls, at most 100 at a time; the answers in the calls' order. An unknown tool, one that fails
+    and one that takes longer than `max_time` seconds are answered as errors. Cancelling cancels all.
     """
+    room = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def one(call: ToolCall) -> ToolResponse:
         if call.name in tools:
-            result = await _within(max_time, call, lambda: tools[call.name].run(call.arguments, on_progress))
+            async with room:
+                run = tools[call.name].run
+                result = await _within(max_time, call, lambda: run(call.arguments, on_progress))
         else:
             known = ", ".join(sorted(tools)) or "none"
             text = f"Error: no tool {label(call.name)!r}. Known tools: {known}."
