@@ -173,6 +173,8 @@ def typed(prompt: str) -> str:
     """
     global _last_question
     _last_question = mine = object()
+    if sys.stdin is None:  # it was closed
+        raise EOFError
     replaced = not inspect.isbuiltin(input)  # by a notebook, say
     if threading.current_thread() is threading.main_thread() or replaced or not sys.stdin.isatty():
         with contextlib.suppress(ImportError):

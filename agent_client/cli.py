@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CodecellError as error:
         return _fail(str(error), OUR_FAULT)
     except KeyboardInterrupt:
+        sys.stderr.write("\n")  # the shell's prompt on a line of its own
         return 130
     except BrokenPipeError:
         _print_no_more()

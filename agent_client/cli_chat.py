@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_client.blocking import post, run_sync
+from agent_client.blocking import post, run_sync, typed
 from agent_client.chat_events import ChatEvent
 from agent_client.cli_run import stdin_of
 from agent_client.console import Console
@@ -162,7 +162,7 @@ def _limits(budget: str | None, spec: TeamFile, default_model: str) -> UsageLimi
 def _keyboard_or_later(prompt: str) -> str:
     """An answer from the keyboard; where there is none the question is saved with the run."""
     try:
-        return input(prompt)
+        return typed(prompt)
     except EOFError:
         raise InputPending(prompt) from None
 
