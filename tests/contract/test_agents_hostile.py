@@ -35,11 +35,6 @@ Service = tuple[str, str | None]
 THANKS = ["Thank you!", "You're welcome! Have a great day!", "Thanks, you too!", "Goodbye!"] * 60
 
 
-def coder(*replies: str) -> AssistantAgent:
-    """An assistant with scripted words."""
-    return AssistantAgent("coder", ReplayChatCompletionClient(replies))
-
-
 def runner(executor: RemoteCodeExecutor) -> UserProxyAgent:
     """A user proxy that runs code."""
     return UserProxyAgent("user", human_input_mode="NEVER", code_execution_config={"executor": executor})
@@ -55,7 +50,7 @@ async def test_a_service_that_is_killed_and_starts_again(tmp_path: Path, python_
     first = RealService(tmp_path / "a", "--warm", "1")
     port = first.url.rpartition(":")[2].rstrip("/")
     executor = RemoteCodeExecutor(base_url=first.url)
-    started: list[RealService] = [first]
+    started: list[RealService] = []
 
     def restart() -> None:
         first.process.send_signal(signal.SIGKILL)
@@ -69,21 +64,25 @@ async def test_a_service_that_is_killed_and_starts_again(tmp_path: Path, python_
         python("print(42)"),
         "Done. TERMINATE",
     ]
-    seen: list[str] = []
+    restarting: list[asyncio.Future[None]] = []
 
     def listen(event: Any) -> None:
-        text = getattr(event, "text", "")
-        if "running" in text and len(started) == 1:
-            seen.append(text)
-            loop.run_in_executor(None, restart)
+        if "running" in getattr(event, "text", "") and not restarting:
+            restarting.append(asyncio.get_running_loop().run_in_executor(None, restart))
 
-    loop = asyncio.get_running_loop()
+    class Patient(ReplayChatCompletionClient):
+        async def create(self, *args: Any, **options: Any) -> Any:
+            for restarted in restarting:  # else what comes next may meet the old service's last breath
+                await asyncio.shield(restarted)
+            return await super().create(*args, **options)
+
+    bot = AssistantAgent("coder", Patient(replies))
     try:
         result = await runner(executor).a_initiate_chat(
-            coder(*replies), message="Task", silent=True, on_event=listen, stalled=False
+            bot, message="Task", silent=True, on_event=listen, stalled=False
         )
     finally:
-        for service in started[1:]:
+        for service in started:
             await asyncio.to_thread(service.stop)
         first.process.stdout.close()  # type: ignore[union-attr]
         first.log.close()
