@@ -27,7 +27,7 @@ class AsyncSession:
 
     def __init__(self, transport: Transport, info: SessionInfo) -> None:
         self._transport = transport
-        self._path = f"/v1/sessions/{quote(info.id, safe='')}"
+        self._path = f"/v1/sessions/{quote(str(info.id), safe='')}"
         self.info = info
         self.files = AsyncFiles(transport, self._path)
         self._executions = Operations(transport, f"{self._path}/executions", ExecutionResult.parse)

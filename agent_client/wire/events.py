@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from agent_client.errors import StreamBroken
 from agent_client.wire.parse import Parsed
 from agent_client.wire.results import ErrorInfo
 
@@ -117,6 +118,9 @@ class ServerSentEvent:
     id: str
 
 
+MAX_EVENT = 256 << 20  # bytes; displays hold images and data
+
+
 class SseDecoder:
     """Server-sent events out of bytes (WHATWG HTML, section 9.2.6). Lines end at LF or CRLF only:
     the data is JSON, in which other line separators may stand unescaped.
@@ -127,7 +131,11 @@ class SseDecoder:
         self._id = ""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that `chunk` completes."""
+        """The events that `chunk` completes.
+
+        Raises:
+            StreamBroken: an event is without end.
+        """
         unread = max(0, len(self._buffer) - 3)  # an end may have begun in what was searched before
         self._buffer += chunk
         done: list[ServerSentEvent] = []
@@ -137,6 +145,8 @@ class SseDecoder:
             unread = 0
             if event:
                 done.append(event)
+        if len(self._buffer) > MAX_EVENT:
+            raise StreamBroken(f"The service sent an event of more than {MAX_EVENT} bytes.")
         return done
 
     def _event(self, block: str) -> ServerSentEvent | None:

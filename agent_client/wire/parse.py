@@ -47,7 +47,11 @@ def _converters(kind: type[Any]) -> Mapping[str, Convert]:
 
 
 def _converter(hint: Any) -> Convert:
-    """Nested objects are parsed, tuples of them and of texts are made from arrays; all else stays."""
+    """Nested objects are parsed, tuples of them and of texts are made from arrays, a text is one whatever was
+    sent; all else stays.
+    """
+    if hint is str:
+        return str
     if get_origin(hint) is tuple:
         inner = get_args(hint)[0]
         if inner is str:
