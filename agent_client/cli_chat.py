@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_client.blocking import post, run_sync, typed
-from agent_client.chat_events import ChatEvent
+from agent_client.agents.two_party import sink_of
+from agent_client.blocking import run_sync, typed
 from agent_client.cli_run import stdin_of
 from agent_client.console import Console
 from agent_client.conversation import InputPending, TaskResult
@@ -101,13 +101,7 @@ class WrongUse(CodecellError):
 
 
 def _run(team: Team, task: Message | None, answer: str | None, record: TranscriptWriter | None) -> TaskResult:
-    console = Console()
-
-    def on_event(event: ChatEvent) -> None:
-        if record is not None:
-            record(event)
-        post(lambda: console(event))
-
+    on_event = sink_of(Console(), record)
     return run_sync(lambda: team.run(task=task, answer=answer, on_event=on_event))
 
 

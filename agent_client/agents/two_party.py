@@ -115,7 +115,7 @@ class TwoParty:
         parties, next_speaker = recipient.plan(self, max_turns)
         resumed = isinstance(message, _Resumed)
         run = Run(
-            sink=_sink(None if silent else Console(), on_event),
+            sink=sink_of(None if silent else Console(), on_event),
             limits=usage_limits,
             answer=message.answer if isinstance(message, _Resumed) else None,
         )
@@ -189,7 +189,7 @@ class TwoParty:
         if transcript is None:
             transcript = self._chat_with(recipient, clear=False)
         sent = await self._processed(Message.of(message), recipient)
-        run = Run(sink=_sink(None if silent else Console(), None))
+        run = Run(sink=sink_of(None if silent else Console(), None))
         say(transcript, run, self.name, sent, to=recipient.name)
         if transcript.goes_on if request_reply is None else request_reply:
             transcript.task_at = len(transcript.messages) - 1
@@ -349,7 +349,7 @@ def _parties(initiator: TwoParty, recipient: TwoParty) -> list[TwoParty]:
     return [party for party in recipient.plan(initiator, None)[0] if isinstance(party, TwoParty)]
 
 
-def _sink(console: Console | None, on_event: EventSink | None) -> EventSink:
+def sink_of(console: Console | None, on_event: EventSink | None) -> EventSink:
     """One sink for all who listen; printing happens on the thread that called."""
 
     def emit(event: ChatEvent) -> None:
